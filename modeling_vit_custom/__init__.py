@@ -1,0 +1,36 @@
+# Copyright 2026 The modeling_vit_custom authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The Vision Transformer family for Hugging Face transformers. Importing this registers it with the Auto classes."""
+
+from transformers import AutoConfig
+from transformers import AutoModel
+from transformers import AutoModelForImageClassification
+
+from .configuration_vit_custom import ViTCustomConfig
+from .modeling_vit_custom import ViTCustomForImageClassification
+from .modeling_vit_custom import ViTCustomModel
+from .modeling_vit_custom import ViTCustomPreTrainedModel
+
+__version__ = "0.1.0"
+
+AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig, exist_ok=True)
+AutoModel.register(ViTCustomConfig, ViTCustomModel, exist_ok=True)
+AutoModelForImageClassification.register(ViTCustomConfig, ViTCustomForImageClassification, exist_ok=True)
+
+__all__ = [
+    "ViTCustomConfig",
+    "ViTCustomForImageClassification",
+    "ViTCustomModel",
+    "ViTCustomPreTrainedModel",
+]

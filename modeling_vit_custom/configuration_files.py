@@ -1,0 +1,92 @@
+# Copyright 2026 The modeling_vit_custom authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What stands in a checkpoint folder besides weights: Auto classes, shipped code, the keys of config.json."""
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from transformers import GenerationConfig
+from transformers import PretrainedConfig
+from transformers.utils import cached_file
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_vit_custom.ViTCustomConfig",
+    "AutoModel": "modeling_vit_custom.ViTCustomModel",
+    "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
+}
+SHIPPED_FILES = (
+    "configuration_files.py",
+    "configuration_vit_custom.py",
+    "modeling_embeddings.py",
+    "modeling_attention.py",
+    "modeling_stages.py",
+    "modeling_heads.py",
+    "modeling_vit_custom.py",
+)
+
+# Keys that some version of transformers passes to a configuration or writes into config.json, beyond the fields and
+# properties of the installed PretrainedConfig: never called unknown, never taken for a misspelling.
+TRANSFORMERS_KEYS = frozenset(
+    """add_cross_attention adapters architectures attn_implementation auto_map backend base_model_ep_plan
+    base_model_fsdp_plan base_model_pp_plan base_model_tp_plan chunk_size_feed_forward compression_config
+    cross_attention_hidden_size custom_pipelines distributed_config dtype experts_implementation finetuning_task
+    fsdp_config gradient_checkpointing is_decoder is_encoder_decoder kernel_config loss_type model_type name_or_path
+    neuron num_labels output_attentions output_hidden_states output_scores per_layer_config problem_type
+    pruned_heads quantization_config return_dict return_unused_kwargs sep_token_id task_specific_params
+    tensor_parallel tf_legacy_loss tie_encoder_decoder tie_last_hidden_states tie_word_embeddings tokenizer_class
+    torch_dtype torchscript transformers_version trust_remote_code use_bfloat16 use_cache use_kernels
+    use_return_dict xla_device""".split()
+)
+# Read-only views of a pyramid's lists, and the field that sets each.
+VIEWS = {"hidden_size": "hidden_sizes", "num_hidden_layers": "depths"}
+
+
+def unknown_keys(keys: Iterable[str], config_class: type) -> list[str]:
+    """The keys that nobody knows.
+
+    Raises:
+        ValueError: a key is close to a field of `config_class`, where a setting would be lost in silence.
+    """
+    names = {f.name for f in fields(config_class)}
+    known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
+    unknown = [key for key in keys if not key.startswith("_") and key not in known]
+    for key in unknown:
+        for near in difflib.get_close_matches(key, [*names, *VIEWS], n=1, cutoff=0.8):
+            raise ValueError(f"Unknown configuration key `{key}`: did you mean `{VIEWS.get(near, near)}`?")
+    return unknown
+
+
+def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
+    """Put every shipped file into `folder`: from beside this one, or else from the checkpoint that this code came from.
+
+    transformers keeps one copy of remote code per entry point, holding what that entry imports. What another entry
+    needs is in the checkpoint itself, for a Hub repository at the commit that names the folder this file runs from.
+    """
+    here = Path(__file__).parent
+    commit = here.name if re.fullmatch("[0-9a-f]{40}", here.name) else None
+    for name in SHIPPED_FILES:
+        target = Path(folder, name)
+        if (here / name).is_file():
+            source = here / name
+        elif target.is_file():  # transformers has just copied what the saved class imports
+            continue
+        else:
+            source = Path(str(cached_file(str(name_or_path), name, revision=commit)))
+        if not target.exists() or not source.samefile(target):
+            shutil.copyfile(source, target)
