@@ -16,6 +16,8 @@
 B batch, C channels, H W pixels, P prefix tokens, N tokens, D width, L labels.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -77,7 +79,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         """As transformers', except that no backbone tensor is ever initialised anew: a checkpoint that does not hold
         exactly these, in these shapes, raises RuntimeError. A head may be new; transformers' report names it."""
         kwargs.update(ignore_mismatched_sizes=True, output_loading_info=True)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)  # type: ignore[misc]
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model, info = loaded
         if pretrained_model_name_or_path is not None:
             cls._check_loading(model, info, ignore_mismatched_sizes)
         return (model, info) if output_loading_info else model
