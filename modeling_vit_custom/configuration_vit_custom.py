@@ -30,8 +30,6 @@ from .configuration_files import unknown_keys
 
 logger = logging.get_logger(__name__)
 
-PREFIX_TOKENS = ("cls", "register")
-POSITION_EMBEDDINGS = ("learned", "sincos", "none")
 # The same positions at another grid differ by recipe: mode and antialias of torch's interpolate, always in float32.
 POSITION_INTERPOLATIONS = {
     "bicubic": ("bicubic", False),  # transformers' ViT, DeiT and CLIP
@@ -39,9 +37,6 @@ POSITION_INTERPOLATIONS = {
     "bilinear": ("bilinear", False),  # Segmenter
     "bilinear_antialias": ("bilinear", True),  # big_vision, FlexiViT
 }
-NORM_PLACEMENTS = ("pre", "post")
-FINAL_NORMS = ("all", "pooled", "none")
-POOLINGS = ("cls", "mean")
 PROBLEM_TYPES = (
     "single_label_classification",
     "multi_label_classification",
@@ -184,6 +179,9 @@ class ViTCustomConfig(PretrainedConfig):
             first += depth
         return rows
 
+    def validate_output_attentions(self):
+        """transformers allows attentions with the eager back-end only; our layers return them with every one."""
+
     def validate_architecture(self):
         """Run by `@strict` at construction and at saving, and by every model before it is built."""
         for problem in self._problems():
@@ -208,18 +206,18 @@ class ViTCustomConfig(PretrainedConfig):
         if min(self.grid) < 1:
             yield f"`image_size` {self.image_size} is smaller than one patch: it needs at least {self.patch_size}."
         for name, allowed in {
-            "position_embedding": POSITION_EMBEDDINGS,
+            "position_embedding": ("learned", "sincos", "none"),
             "position_interpolation": POSITION_INTERPOLATIONS,
             "hidden_act": ACT2FN,
             "head_hidden_act": ACT2FN,
-            "norm_placement": NORM_PLACEMENTS,
-            "final_norm": FINAL_NORMS,
-            "pooling": POOLINGS,
+            "norm_placement": ("pre", "post"),
+            "final_norm": ("all", "pooled", "none"),
+            "pooling": ("cls", "mean"),
             "problem_type": (None, *PROBLEM_TYPES),
         }.items():
             if getattr(self, name) not in allowed:
                 yield f"`{name}` must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}."
-        if set(self.prefix_tokens) - set(PREFIX_TOKENS) or "cls" in self.prefix_tokens[1:]:
+        if set(self.prefix_tokens) - {"cls", "register"} or "cls" in self.prefix_tokens[1:]:
             yield f"`prefix_tokens` is at most one 'cls', first, and any 'register's, got {self.prefix_tokens}."
         if self.pooling == "cls" and "cls" not in self.prefix_tokens:
             yield "`pooling='cls'` needs the token: put 'cls' first in `prefix_tokens`, or pool by 'mean'."

@@ -120,7 +120,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
     """The bare model: images to tokens, and to one vector an image."""
 
     def __init__(self, config: ViTCustomConfig):
-        config.validate()
+        config.validate_architecture()  # again: attributes may have been set since
         config.position_grid = config.position_grid or list(config.grid)  # stays when `image_size` changes later
         super().__init__(config)
         self.embeddings = ViTCustomEmbeddings(config)

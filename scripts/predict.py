@@ -1,0 +1,79 @@
+"""Load a run's checkpoint as a stranger would, and show its predictions beside the truth.
+
+    python scripts/predict.py runs/quickstart
+
+Without this package (importing it is forbidden here) and without network: only transformers and the folder's own code.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.modules["modeling_vit_custom"] = None  # type: ignore[assignment]  # an installed package cannot help
+
+import matplotlib  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoConfig  # noqa: E402
+from transformers import AutoImageProcessor  # noqa: E402
+from transformers import AutoModel  # noqa: E402
+from transformers import AutoModelForImageClassification  # noqa: E402
+from transformers import pipeline  # noqa: E402
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> Path:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a run's folder, with checkpoint/ and examples/")
+    folder = parser.parse_args(argv).folder
+
+    truth = json.loads((folder / "examples" / "labels.json").read_text())
+    images = [Image.open(folder / "examples" / name).convert("RGB") for name in truth]
+    checkpoint = str(folder / "checkpoint")
+    classify = pipeline("image-classification", model=checkpoint, trust_remote_code=True)
+    answers = [answer[0] for answer in classify(images, top_k=1)]
+    print(f"\n{'image':<8}{'truth':<8}{'prediction':<12}score")
+    for (name, label), answer in zip(truth.items(), answers, strict=True):
+        wrong = "" if answer["label"] == label else "  wrong"
+        print(f"{name:<8}{label:<8}{answer['label']:<12}{answer['score']:.3f}{wrong}")
+    check_by_hand(checkpoint, images, [answer["label"] for answer in answers])
+    picture = folder / "predictions.png"
+    draw(picture, images, list(truth.values()), answers)
+    print(f"The picture: {picture}")
+    return picture
+
+
+@torch.no_grad()
+def check_by_hand(checkpoint: str, images: list[Image.Image], labels: list[str]):
+    """The Auto classes one by one give what the pipeline gave."""
+    config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+    inputs = processor(images, return_tensors="pt")
+    logits = AutoModelForImageClassification.from_pretrained(checkpoint, trust_remote_code=True)(**inputs).logits
+    tokens = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)(**inputs).last_hidden_state
+    by_hand = [config.id2label[index] for index in logits.argmax(-1).tolist()]
+    if by_hand != labels:
+        raise RuntimeError(f"The pipeline says {labels}, the Auto classes say {by_hand}: the folder is not consistent.")
+    print(f"AutoModelForImageClassification agrees; AutoModel gives tokens of shape {tuple(tokens.shape)}.")
+
+
+def draw(path: Path, images: list[Image.Image], truth: list[str], answers: list[dict]):
+    """All images in one picture, each with its truth and prediction; a wrong one in red."""
+    figure, axes = pyplot.subplots(2, (len(images) + 1) // 2, figsize=(9, 4.4), layout="constrained")
+    for axis, image, label, answer in zip(axes.flat, images, truth, answers, strict=False):
+        axis.imshow(image)
+        right = answer["label"] == label
+        axis.set_title(f"{answer['label']} ({answer['score']:.0%})\ntruth {label}", color="black" if right else "red")
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Jobs in clean processes: what somebody gets who has transformers and a checkpoint, and has imported nothing of ours.
+
+`run` starts one interpreter, which imports torch and transformers and then forks once a job. So each job has a process
+of its own in which no module of ours was ever loaded, an empty HF_HOME, and a working folder elsewhere, for the price
+of a fork instead of a cold import (4 s). The other functions are the jobs. This file imports nothing of ours at its
+top: for most jobs our package must not be there.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import HfApi
+from PIL import Image
+from safetensors.torch import load_file
+
+PACKAGE = "modeling_vit_custom"
+
+
+class Answer(dict):
+    """What a job returned. To ask one that failed shows its traceback."""
+
+    def __missing__(self, key):
+        raise AssertionError(f"No {key!r} came from the clean process:\n{self.get('traceback')}")
+
+
+def run(jobs: dict[str, tuple], work: Path, installed: bool = False, **environment: str) -> dict[str, Answer]:
+    """{name: (job, arguments)} -> {name: answer}, one after the other. `installed`: our package can be imported."""
+    work.mkdir()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    quiet = dict(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
+    own = dict(HF_HOME=str(work / "home"), CUDA_VISIBLE_DEVICES="")  # the two sides compute on the same device
+    order = {name: (job.__name__, arguments) for name, (job, arguments) in jobs.items()}
+    done = subprocess.run(
+        [sys.executable, "-P", __file__, json.dumps([order, installed], default=str)],
+        cwd=work,
+        env=kept | quiet | own | environment,
+        stdin=subprocess.DEVNULL,  # nobody answers when transformers asks whether to trust
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: Answer(json.loads((work / f"{name}.json").read_text())) for name in jobs}
+
+
+def main(order: dict, installed: bool):
+    if not installed:
+        sys.modules[PACKAGE] = None  # type: ignore[assignment]  # importing it raises, editable install or not
+    _ = transformers.PreTrainedModel, transformers.pipeline  # transformers is lazy: this is what takes the time
+    for name, (job, arguments) in order.items():
+        shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+        if os.fork() == 0:
+            try:
+                answer = globals()[job](**arguments)
+            except BaseException:
+                answer = {"traceback": traceback.format_exc()}
+            Path(f"{name}.json").write_text(json.dumps(answer))
+            os._exit(0)
+        os.wait()
+
+
+@contextlib.contextmanager
+def warnings_logged() -> Iterator[list[logging.LogRecord]]:
+    """The records at WARNING and above of transformers' loggers and, wherever they come from, of ours."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    # Once each: where the environment says CI, transformers' records reach the root logger too.
+    handler.emit = lambda record: records.append(record) if record not in records else None  # type: ignore[method-assign]
+    loggers = logging.getLogger(), logging.getLogger("transformers")
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield records
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+def digest(value: torch.Tensor | tuple) -> str:
+    """sha256 of the bytes: equal if and only if the tensors are bit-equal."""
+    tensors = [value] if isinstance(value, torch.Tensor) else value
+    return hashlib.sha256(b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+def describe(made, pictures: str) -> dict:
+    """Where the class comes from and, for a model, each tensor and each output at each size of the pictures."""
+    description = {"module": type(made).__module__}
+    if isinstance(made, torch.nn.Module):
+        description["tensors"] = {name: digest(tensor) for name, tensor in made.state_dict().items()}
+        with torch.no_grad():
+            description["outputs"] = {
+                size: {name: digest(value) for name, value in made(pixel_values=pixel_values).items()}
+                for size, pixel_values in load_file(pictures).items()
+            }
+    return description
+
+
+def publish(class_name: str, folder: str, repo: str, pictures: str) -> dict:
+    """Save and push a small object of a class, in both ways that transformers has."""
+    sys.path.append(str(Path(__file__).parent.parent))
+    import modeling_vit_custom
+    from tests.support import fill
+    from tests.support import tiny
+
+    config = tiny(prefix_tokens=["cls", "register"])
+    made = config if class_name.endswith("Config") else fill(getattr(modeling_vit_custom, class_name)(config))
+    made.save_pretrained(folder)
+    made.push_to_hub(repo)
+    made.save_pretrained(f"{folder}-pushed", push_to_hub=True, repo_id=f"{repo}-saved")
+    return describe(made, pictures)
+
+
+def move_on(repo: str, file: str) -> dict:
+    """Tag a repository's state v1, then change a file of its code on the main branch."""
+    api = HfApi()
+    api.create_tag(repo, tag="v1")
+    code = Path(api.hf_hub_download(repo, file)).read_text()
+    api.upload_file(repo_id=repo, path_in_repo=file, path_or_fileobj=f"{code}# later\n".encode())
+    return {}
+
+
+def reload(
+    auto_class: str, source: str, target: str, pictures: str, trust_remote_code=True, forget_source=False, **settings
+) -> dict:
+    """Load, and save again. `forget_source`: the checkpoint is deleted in between."""
+    with warnings_logged() as records:
+        made = getattr(transformers, auto_class).from_pretrained(
+            source, trust_remote_code=trust_remote_code, **settings
+        )
+    if forget_source:
+        shutil.rmtree(source)
+    made.save_pretrained(target)
+    return describe(made, pictures) | {"warnings": [record.getMessage() for record in records]}
+
+
+def reload_with_package(**arguments) -> dict:
+    """The same where the package is imported, and nobody is trusted."""
+    __import__(PACKAGE)
+    return reload(trust_remote_code=None, **arguments)
+
+
+def load_untrusted(source: str, mark: str, auto_classes: list[str]) -> dict:
+    """Try to load code that leaves `mark` when it runs: without trust, then with it."""
+    refusals = {}
+    loaders = {name: getattr(transformers, name).from_pretrained for name in auto_classes}
+    loaders["pipeline"] = lambda model, **kwargs: transformers.pipeline("image-classification", model=model, **kwargs)
+    for name, load in loaders.items():
+        for kwargs in ({}, dict(trust_remote_code=False)):
+            try:
+                load(source, **kwargs)
+                refusals[f"{name} {kwargs}"] = "loaded"
+            except Exception as error:
+                refusals[f"{name} {kwargs}"] = f"{type(error).__name__}: {error}"
+    ran = Path(mark).exists()
+    copied = [str(path) for path in Path(os.environ["HF_HOME"]).rglob("*.py")]
+    loaders["AutoConfig"](source, trust_remote_code=True)
+    return {"refusals": refusals, "ran": ran, "copied": copied, "ran with trust": Path(mark).exists()}
+
+
+def run_pipelines(source: str, target: str) -> dict:
+    """What the pipelines say of a picture, what the models say of it, and a pipeline's own save."""
+    rows, columns = np.mgrid[:50, :40]
+    picture = Image.fromarray(np.stack([rows * 5, columns * 6, rows * columns % 256], axis=-1).astype(np.uint8))
+    settings = dict(model=source, trust_remote_code=True, device="cpu")
+    classify = transformers.pipeline("image-classification", **settings)
+    embed = transformers.pipeline("image-feature-extraction", **settings, pool=True)
+    pixel_values = classify.image_processor(picture, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        scores = classify.model(pixel_values).logits[0].softmax(-1)
+        vector = embed.model(pixel_values).pooler_output
+    classify.save_pretrained(target)
+    return {
+        "shape": list(pixel_values.shape),
+        "scores": {row["label"]: row["score"] for row in classify(picture, top_k=len(scores))},
+        "model's scores": {classify.model.config.id2label[n]: score for n, score in enumerate(scores.tolist())},
+        "vector": embed(picture),
+        "model's vector": vector.tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))
