@@ -1,6 +1,39 @@
-"""Laws of shipping: what is saved or pushed loads in a clean process, is the same, and never loses a tensor silently."""
+"""Laws of shipping: what is saved or pushed loads in a clean process, is the same, and loses no tensor in silence."""
+
+import ast
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from safetensors.torch import save_file
+from transformers import AutoConfig
+from transformers import AutoModel
+from transformers import AutoModelForImageClassification
+from transformers import PretrainedConfig
+from transformers import ViTImageProcessor
+
+import modeling_vit_custom
+from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom.configuration_files import AUTO_MAP
+from modeling_vit_custom.configuration_files import SHIPPED_FILES
+from tests.clean_process import load_untrusted
+from tests.clean_process import move_on
+from tests.clean_process import publish
+from tests.clean_process import reload
+from tests.clean_process import reload_with_package
+from tests.clean_process import run
+from tests.clean_process import run_pipelines
+from tests.clean_process import warnings_logged
+from tests.minihub import MiniHub
+from tests.support import picture
+from tests.support import tiny
 
 # Each class that somebody saves, and the Auto class by which a stranger loads it. A new class is one line here.
 CLASSES = {
@@ -10,6 +43,528 @@ CLASSES = {
 }
 MODELS = [name for name in CLASSES if not name.endswith("Config")]
 BASE, HEAD = "ViTCustomModel", "ViTCustomForImageClassification"
+pytestmark = pytest.mark.xdist_group("shipping")  # the processes below are started once, not once a worker
 every_class = pytest.mark.parametrize("name", CLASSES)
 every_model = pytest.mark.parametrize("name", MODELS)
 every_source = pytest.mark.parametrize("source", ["folder", "hub"])
+
+PACKAGE_FOLDER = Path(modeling_vit_custom.__file__).parent
+MOVED_FILE = "modeling_heads.py"
+ANOTHER_SIZE = (48, 64)
+PROCESSOR_SIZE = (40, 56)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """{file name: sha256 of its bytes}"""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir()) if path.is_file()
+    }
+
+
+def pushed_contents(hub: MiniHub, repo: str) -> dict[str, str]:
+    """The same of a repository, without what the Hub and the client put there: LFS rules and a model card."""
+    names = set(hub.repos["model", repo].find("main").tree) - {".gitattributes", "README.md"}
+    return {name: hashlib.sha256(hub.read(repo, name)).hexdigest() for name in sorted(names)}
+
+
+def configuration(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+def changed(source: Path, target: Path, settings: dict | None = None, tensors=lambda tensors: tensors) -> Path:
+    """A copy of a checkpoint with other configuration keys, or with its {name: tensor} through a function."""
+    shutil.copytree(source, target)
+    (target / "config.json").write_text(json.dumps(configuration(source) | (settings or {})))
+    save_file(tensors(load_file(source / "model.safetensors")), target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def without(*names: str):
+    return lambda tensors: {key: value for key, value in tensors.items() if not key.endswith(names)}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("shipping")
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with MiniHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def pictures(work):
+    path = work / "pictures.safetensors"
+    sizes = {"32x32": (32, 32), "another": ANOTHER_SIZE}
+    save_file({name: picture(2, 3, *size) for name, size in sizes.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def published(work, hub, pictures):
+    """The author, who has the package: each class saved in `saved/NAME` and pushed to `alice/NAME-v1.0`."""
+    jobs = {
+        name: (publish, dict(class_name=name, folder=work / "saved" / name, repo=repository(name), pictures=pictures))
+        for name in CLASSES
+    }
+    moved = dict(class_name=BASE, folder=work / "saved" / "moved", repo="alice/moved", pictures=pictures)
+    jobs |= {"moved": (publish, moved), "moved on": (move_on, dict(repo="alice/moved", file=MOVED_FILE))}
+    return run(jobs, work / "author", installed=True, HF_ENDPOINT=hub.url, HF_TOKEN=hub.token())
+
+
+def repository(name: str) -> str:
+    return f"alice/{name}-v1.0"  # a dash and a dot: what a module cannot be called
+
+
+@pytest.fixture(scope="module")
+def saved(work, published):
+    """{class: the folder that the author saved}"""
+    assert all("traceback" not in answer for answer in published.values()), published
+    return {name: work / "saved" / name for name in CLASSES}
+
+
+@pytest.fixture(scope="module")
+def from_hub(work, hub, published, pictures):
+    """A stranger with a repository's name: each class loaded and saved again, and its configuration alone."""
+
+    def job(auto_class, repo, target, **settings):
+        return reload, dict(auto_class=auto_class, source=repo, target=work / target, pictures=pictures, **settings)
+
+    jobs = {name: job(auto_class, repository(name), f"hub/{name}") for name, auto_class in CLASSES.items()}
+    jobs |= {f"{name} config": job("AutoConfig", repository(name), f"hub-config/{name}") for name in MODELS}
+    jobs["pinned"] = job("AutoConfig", "alice/moved", "hub/pinned", revision="v1")
+    jobs["latest"] = job("AutoConfig", "alice/moved", "hub/latest")
+    return run(jobs, work / "hub-stranger", HF_ENDPOINT=hub.url)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(work, saved):
+    """A classifier and the settings of its image processor, which feeds images of another size, not square."""
+    height, width = PROCESSOR_SIZE
+    folder = shutil.copytree(saved[HEAD], work / "checkpoint")
+    ViTImageProcessor(size={"height": height, "width": width}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def planted(work, checkpoint):
+    """A checkpoint each of whose files of code leaves a mark when it runs: the checkpoint, the mark."""
+    folder, mark = shutil.copytree(checkpoint, work / "planted"), work / "mark"
+    for path in folder.glob("*.py"):
+        path.write_text(f"{path.read_text()}\nimport pathlib\npathlib.Path({str(mark)!r}).touch()\n")
+    return folder, mark
+
+
+@pytest.fixture(scope="module")
+def from_folder(work, saved, checkpoint, planted, pictures):
+    """A stranger with a folder, and no network."""
+
+    def job(auto_class, source, target, **settings):
+        return reload, dict(auto_class=auto_class, source=source, target=work / target, pictures=pictures, **settings)
+
+    jobs = {name: job(auto_class, saved[name], f"folder/{name}") for name, auto_class in CLASSES.items()}
+    jobs |= {f"{name} config": job("AutoConfig", saved[name], f"folder-config/{name}") for name in MODELS}
+    for name in MODELS:
+        borrowed = shutil.copytree(saved[name], work / "borrowed" / name)
+        jobs[f"{name} forgotten"] = job(CLASSES[name], borrowed, f"forgotten/{name}", forget_source=True)
+        jobs[f"{name} recalled"] = job(CLASSES[name], work / "forgotten" / name, f"recalled/{name}")
+    broken = changed(saved[HEAD], work / "broken", tensors=without("norm.weight"))
+    auto_class = CLASSES[HEAD]
+    jobs |= {
+        "another size": job(auto_class, saved[HEAD], "another-size", image_size=ANOTHER_SIZE),
+        "new head": job(auto_class, saved[BASE], "new-head", num_labels=3),
+        "new labels": job(auto_class, saved[HEAD], "new-labels", num_labels=3, ignore_mismatched_sizes=True),
+        "broken": job(auto_class, broken, "mended"),
+        "pipelines": (run_pipelines, dict(source=checkpoint, target=work / "pipelines")),
+        "untrusted": (
+            load_untrusted,
+            dict(source=planted[0], mark=planted[1], auto_classes=list(CLASSES.values())),
+        ),
+    }
+    return run(jobs, work / "folder-stranger", HF_HUB_OFFLINE="1")
+
+
+@pytest.fixture(scope="module")
+def with_package(work, saved, planted, pictures):
+    """Somebody who has imported the package; the checkpoint's own code would leave a mark."""
+    jobs = {}
+    for name in CLASSES:
+        source = shutil.copytree(saved[name], work / "local" / name)
+        for path in planted[0].glob("*.py"):
+            shutil.copy(path, source)
+        arguments = dict(auto_class=CLASSES[name], source=source, target=work / "package" / name, pictures=pictures)
+        jobs[name] = reload_with_package, arguments
+    planted[1].unlink(missing_ok=True)
+    return run(jobs, work / "package-user", installed=True, HF_HUB_OFFLINE="1")
+
+
+# What ships
+
+
+def test_shipped_files_are_the_flat_files_of_the_package():
+    assert sorted(SHIPPED_FILES) == sorted({path.name for path in PACKAGE_FOLDER.glob("*.py")} - {"__init__.py"})
+
+
+def test_the_auto_map_is_what_the_package_registers():
+    registered = {"AutoConfig": type(AutoConfig.for_model(ViTCustomConfig.model_type))}
+    for name in (name for name in dir(transformers) if name.startswith("Auto")):
+        mapping = getattr(getattr(transformers, name), "_model_mapping", {})
+        if ViTCustomConfig in mapping:
+            registered[name] = mapping[ViTCustomConfig]
+    assert {name: f"{kind.__module__}.{kind.__name__}" for name, kind in registered.items()} == {
+        name: f"modeling_vit_custom.{value}" for name, value in AUTO_MAP.items()
+    }
+    assert ViTCustomConfig.auto_classes == AUTO_MAP
+
+
+def test_the_auto_map_names_classes_of_shipped_files_and_all_are_tested_here():
+    for value in AUTO_MAP.values():
+        module, class_name = value.split(".")  # two names: neither another repository's ("--") nor a folder's code
+        assert f"{module}.py" in SHIPPED_FILES
+        tree = ast.parse((PACKAGE_FOLDER / f"{module}.py").read_text())
+        assert class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert {value.split(".")[1]: auto_class for auto_class, value in AUTO_MAP.items()} == CLASSES
+
+
+# Saved, pushed, loaded, saved again
+
+
+@every_class
+def test_saving_writes_the_full_auto_map_and_every_shipped_file(name, saved):
+    files = contents(saved[name])
+    assert set(files) == {"config.json", *SHIPPED_FILES} | ({"model.safetensors"} if name in MODELS else set())
+    package = contents(PACKAGE_FOLDER)
+    assert {file: files[file] for file in SHIPPED_FILES} == {file: package[file] for file in SHIPPED_FILES}
+    assert configuration(saved[name])["auto_map"] == AUTO_MAP
+
+
+@every_class
+def test_pushing_puts_on_the_hub_what_saving_puts_in_a_folder(name, saved, hub):
+    assert pushed_contents(hub, repository(name)) == contents(saved[name])
+    assert pushed_contents(hub, f"{repository(name)}-saved") == contents(saved[name])
+
+
+@every_source
+@every_class
+def test_loaded_and_saved_again_the_files_are_equal_and_the_outputs_bit_equal(
+    name, source, saved, published, from_folder, from_hub, work
+):
+    stranger = (from_folder if source == "folder" else from_hub)[name]
+    assert stranger["module"].startswith("transformers_modules.")
+    assert contents(work / source / name) == contents(saved[name])
+    if name in MODELS:
+        assert stranger["tensors"] == published[name]["tensors"]
+        assert stranger["outputs"] == published[name]["outputs"]
+
+
+@every_source
+@every_model
+def test_a_configuration_loaded_alone_is_saved_with_all_the_code(name, source, saved, from_folder, from_hub, work):
+    (from_folder if source == "folder" else from_hub)[f"{name} config"]["module"]
+    expected = contents(saved[name])
+    del expected["model.safetensors"]
+    assert contents(work / f"{source}-config" / name) == expected
+
+
+def test_a_repository_is_saved_with_the_code_of_the_revision_that_was_loaded(saved, hub, from_hub, work):
+    code = {file: contents(saved[BASE])[file] for file in SHIPPED_FILES}
+    latest = code | {MOVED_FILE: pushed_contents(hub, "alice/moved")[MOVED_FILE]}
+    assert latest != code
+    for revision, expected in {"pinned": code, "latest": latest}.items():
+        from_hub[revision]["module"]
+        files = contents(work / "hub" / revision)
+        assert {file: files[file] for file in SHIPPED_FILES} == expected
+
+
+@every_model
+def test_a_model_is_saved_whole_after_its_folder_is_gone(name, saved, published, from_folder, work):
+    from_folder[f"{name} forgotten"]["module"]
+    assert not (work / "borrowed" / name).exists()
+    assert contents(work / "forgotten" / name) == contents(saved[name])
+    assert from_folder[f"{name} recalled"]["outputs"] == published[name]["outputs"]
+
+
+@every_class
+def test_with_the_package_imported_its_class_is_used_without_trust(name, saved, published, planted, with_package, work):
+    answer = with_package[name]
+    assert answer["module"].startswith("modeling_vit_custom.")
+    assert not planted[1].exists()
+    assert contents(work / "package" / name) == contents(saved[name])
+    assert answer.get("outputs") == published[name].get("outputs")
+
+
+def test_without_trust_nothing_of_the_folder_runs(from_folder):
+    answer = from_folder["untrusted"]
+    assert len(answer["refusals"]) == 2 * (len(CLASSES) + 1)
+    for attempt, refusal in answer["refusals"].items():
+        assert refusal.startswith("ValueError"), attempt
+        assert "trust_remote_code=True" in refusal, attempt
+    assert not answer["ran"]
+    assert answer["copied"] == []
+    assert answer["ran with trust"]  # the mark is left when the code does run
+
+
+# Another image size
+
+
+def test_loaded_at_another_image_size_every_position_is_kept(saved, published, from_folder, work):
+    answer, author = from_folder["another size"], published[HEAD]
+    assert answer["warnings"] == []
+    assert answer["tensors"] == author["tensors"]
+    assert answer["outputs"] == author["outputs"]
+    assert configuration(work / "another-size") == configuration(saved[HEAD]) | {"image_size": list(ANOTHER_SIZE)}
+    assert configuration(work / "another-size")["position_grid"] == [4, 4]
+
+
+def test_pipelines_say_what_the_model_says_at_the_processors_size(checkpoint, from_folder, work):
+    answer = from_folder["pipelines"]
+    assert answer["shape"] == [1, 3, *PROCESSOR_SIZE]
+    assert answer["scores"] == answer["model's scores"]
+    assert answer["vector"] == answer["model's vector"]
+    assert contents(work / "pipelines") == contents(checkpoint)
+
+
+# Checkpoints that do not fit
+
+
+PAIRS = pytest.mark.parametrize(("kept", "loaded"), [(a, b) for a in (BASE, HEAD) for b in (BASE, HEAD)])
+LAST_LAYER = "stages.0.layers.1.mlp.fc2.weight"
+
+
+def load(name: str, folder: Path, **settings):
+    return getattr(modeling_vit_custom, name).from_pretrained(folder, **settings)
+
+
+def prefix(name: str) -> str:
+    return "" if name == BASE else "vit."
+
+
+@PAIRS
+@pytest.mark.parametrize("lost", ["embeddings.position_embeddings", LAST_LAYER, "norm.bias"])
+def test_a_missing_backbone_tensor_is_an_error_that_names_it(kept, loaded, lost, saved, tmp_path):
+    folder = changed(saved[kept], tmp_path / "changed", tensors=without(lost))
+    with pytest.raises(RuntimeError, match=re.escape(f"missing from the checkpoint: {prefix(loaded)}{lost}")):
+        load(loaded, folder)
+
+
+@PAIRS
+def test_a_backbone_tensor_too_many_is_an_error_that_names_it(kept, loaded, saved, tmp_path):
+    extra = f"{prefix(kept)}stages.0.layers.2.mlp.fc2.weight"
+    folder = changed(saved[kept], tmp_path / "changed", tensors=lambda tensors: tensors | {extra: torch.zeros(3)})
+    with pytest.raises(RuntimeError, match=f"in the checkpoint, not in the model: .*{re.escape(extra[-32:])}"):
+        load(loaded, folder)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_renamed_backbone_tensor_is_listed_on_both_sides(name, saved, tmp_path):
+    def rename(tensors):
+        return {key.replace("fc2.weight", "fc3.weight"): value for key, value in tensors.items()}
+
+    with pytest.raises(RuntimeError) as error:
+        load(name, changed(saved[name], tmp_path / "changed", tensors=rename))
+    for layer in (0, 1):
+        assert f"missing from the checkpoint: {prefix(name)}stages.0.layers.{layer}.mlp.fc2.weight" in str(error.value)
+        assert f"not in the model: {prefix(name)}stages.0.layers.{layer}.mlp.fc3.weight" in str(error.value)
+
+
+@PAIRS
+@pytest.mark.parametrize("ignore_mismatched_sizes", [False, True])
+def test_a_backbone_tensor_of_another_shape_is_an_error_with_both_shapes(
+    kept, loaded, ignore_mismatched_sizes, saved, tmp_path
+):
+    def narrow(tensors):
+        return {key: value[:, :-1].clone() if key.endswith(LAST_LAYER) else value for key, value in tensors.items()}
+
+    folder = changed(saved[kept], tmp_path / "changed", tensors=narrow)
+    with pytest.raises(RuntimeError) as error:
+        load(loaded, folder, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    assert f"{prefix(loaded)}{LAST_LAYER}: (32, 127) in the checkpoint, (32, 128) in the model" in str(error.value)
+    assert "ignore_mismatched_sizes" not in str(error.value)  # it would not help
+
+
+def test_another_number_of_labels_is_refused_with_the_way_out(saved):
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes=True") as error:
+        load(HEAD, saved[HEAD], num_labels=3)
+    assert "classifier.weight: (5, 32) in the checkpoint, (3, 32) in the model" in str(error.value)
+    assert "vit." not in str(error.value)
+
+
+def of_weights(warnings: list[str]) -> list[str]:
+    """All but what transformers says of the configuration, before it gives the labels their default names."""
+    return [warning for warning in warnings if "is incompatible to the `id2label` map" not in warning]
+
+
+NEW_HEADS = {
+    "of a base model": (BASE, {}),
+    "of a base model, other labels": (BASE, dict(num_labels=3)),
+    "in place of another": (HEAD, dict(num_labels=3, ignore_mismatched_sizes=True)),
+    "in place of another, by name": (HEAD, dict(id2label={0: "cat", 1: "dog"}, ignore_mismatched_sizes=True)),
+}
+
+
+@pytest.mark.parametrize("case", NEW_HEADS)
+def test_a_new_head_keeps_every_backbone_tensor_and_is_named_in_one_warning(case, saved):
+    kept, settings = NEW_HEADS[case]
+    with warnings_logged() as warnings:
+        model = load(HEAD, saved[kept], **settings)
+    (warning,) = of_weights(warnings)
+    assert "classifier" in warning
+    assert "vit." not in warning.replace(str(saved[kept]), "")
+    stored = load_file(saved[kept] / "model.safetensors")
+    backbone = model.vit.state_dict()
+    assert len(backbone) == sum(not key.startswith("classifier") for key in stored)
+    for key, tensor in backbone.items():
+        assert torch.equal(tensor, stored[prefix(kept) + key]), key
+    num_labels = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 5)
+    assert model.classifier.weight.shape == (num_labels, 32)
+    assert model.classifier.weight.std() > 0.01  # initialised, not left as it lay in memory
+
+
+def test_a_base_model_takes_every_backbone_tensor_of_a_classifier(saved):
+    model = load(BASE, saved[HEAD])
+    stored = load_file(saved[HEAD] / "model.safetensors")
+    assert {f"vit.{key}" for key in model.state_dict()} == {key for key in stored if key.startswith("vit.")}
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, stored[f"vit.{key}"]), key
+
+
+@pytest.mark.parametrize(("job", "kept"), [("new head", BASE), ("new labels", HEAD)])
+def test_remote_code_starts_a_new_head_the_same_way(job, kept, published, from_folder):
+    answer = from_folder[job]
+    (warning,) = of_weights(answer["warnings"])
+    assert "classifier" in warning
+    for key, tensor in answer["tensors"].items():
+        if key.startswith("vit."):
+            assert tensor == published[kept]["tensors"][prefix(kept) + key.removeprefix("vit.")], key
+
+
+def test_remote_code_refuses_a_missing_backbone_tensor(from_folder):
+    assert "RuntimeError" in from_folder["broken"]["traceback"]
+    assert "missing from the checkpoint: vit.norm.weight" in from_folder["broken"]["traceback"]
+
+
+# Keys of config.json
+
+
+# What transformers 2 to 4 wrote, from its PretrainedConfig.__init__, with values that were common.
+OLD_KEYS = dict(
+    _attn_implementation_autoset=True,
+    _commit_hash="0" * 40,
+    _name_or_path="somebody/vit",
+    add_cross_attention=False,
+    architectures=["ViTCustomModel"],
+    attn_implementation="eager",
+    auto_map={"AutoConfig": "somebody/vit--configuration_vit_custom.ViTCustomConfig"},
+    bad_words_ids=None,
+    begin_suppress_tokens=None,
+    bos_token_id=None,
+    chunk_size_feed_forward=0,
+    cross_attention_hidden_size=None,
+    decoder_start_token_id=None,
+    diversity_penalty=0.0,
+    do_sample=False,
+    dtype="float32",
+    early_stopping=False,
+    encoder_no_repeat_ngram_size=0,
+    eos_token_id=None,
+    exponential_decay_length_penalty=None,
+    finetuning_task=None,
+    forced_bos_token_id=None,
+    forced_eos_token_id=None,
+    gradient_checkpointing=False,
+    id2label={"0": "cat", "1": "dog"},
+    is_decoder=False,
+    is_encoder_decoder=False,
+    label2id={"cat": 0, "dog": 1},
+    length_penalty=1.0,
+    max_length=20,
+    min_length=0,
+    model_type="vit_custom",
+    no_repeat_ngram_size=0,
+    num_beam_groups=1,
+    num_beams=1,
+    num_return_sequences=1,
+    output_attentions=False,
+    output_hidden_states=False,
+    output_past=True,
+    output_scores=False,
+    pad_token_id=None,
+    prefix=None,
+    problem_type=None,
+    pruned_heads={},
+    quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True},
+    remove_invalid_values=False,
+    repetition_penalty=1.0,
+    return_dict=True,
+    return_dict_in_generate=False,
+    sep_token_id=None,
+    suppress_tokens=None,
+    task_specific_params=None,
+    temperature=1.0,
+    tf_legacy_loss=False,
+    tie_encoder_decoder=False,
+    tie_word_embeddings=True,
+    tokenizer_class=None,
+    top_k=50,
+    top_p=1.0,
+    torch_dtype="float32",
+    torchscript=False,
+    transformers_version="4.57.6",
+    typical_p=1.0,
+    use_bfloat16=False,
+    use_cache=True,
+    xla_device=None,
+)
+OUR_FIELDS = sorted(
+    {field.name for field in fields(ViTCustomConfig)} - {field.name for field in fields(PretrainedConfig)}
+)
+
+
+def write_configuration(folder: Path, settings: dict) -> Path:
+    tiny().save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(configuration(folder) | settings))
+    return folder
+
+
+@pytest.mark.parametrize("key", sorted(OLD_KEYS.keys() | PretrainedConfig().to_dict().keys()))
+def test_a_key_of_transformers_is_known(key, tmp_path):
+    value = (PretrainedConfig().to_dict() | {"model_type": "vit_custom"} | OLD_KEYS)[key]
+    with warnings_logged() as warnings:
+        AutoConfig.from_pretrained(write_configuration(tmp_path, {key: value}))
+    assert warnings == []
+
+
+def test_any_other_key_is_kept_written_back_and_warned_of_once(tmp_path):
+    settings = dict(torch_dtype="float32", quantization_config={"quant_method": "awq", "bits": 4}, future_key=[1, None])
+    folder = write_configuration(tmp_path / "first", settings)
+    with warnings_logged() as warnings:
+        config = AutoConfig.from_pretrained(folder)
+        config.save_pretrained(tmp_path / "second")
+        again = AutoConfig.from_pretrained(tmp_path / "second")
+    (warning,) = warnings
+    assert "`future_key`" in warning
+    assert again.future_key == config.future_key == configuration(tmp_path / "second")["future_key"] == [1, None]
+    assert again.quantization_config == settings["quantization_config"]
+    assert again.to_dict() == config.to_dict() | {"_name_or_path": str(tmp_path / "second")}
+
+
+@pytest.mark.parametrize("field", OUR_FIELDS)
+def test_a_field_of_ours_without_a_letter_is_an_error_that_names_the_field(field, tmp_path):
+    misspelt = field[:3] + field[4:]
+    folder = write_configuration(tmp_path, {misspelt: 8})
+    for attempt in (
+        lambda: AutoConfig.from_pretrained(folder),
+        lambda: ViTCustomConfig(**{misspelt: 8}),
+        lambda: tiny().from_dict({misspelt: 8}),
+    ):
+        with pytest.raises(ValueError, match=f"`{misspelt}`.*`{field}`"):
+            attempt()
+
+
+@pytest.mark.parametrize("load", [AutoConfig, ViTCustomConfig, AutoModel, AutoModelForImageClassification])
+@pytest.mark.parametrize(("misspelt", "field"), [("hiden_size", "hidden_sizes"), ("num_hidden_layer", "depths")])
+def test_a_misspelt_argument_of_from_pretrained_is_an_error_that_names_the_field(load, misspelt, field, saved):
+    with pytest.raises(ValueError, match=f"`{misspelt}`.*`{field}`"):
+        load.from_pretrained(saved[HEAD], **{misspelt: 8})

@@ -11,7 +11,7 @@ MARKER = "run.json"
 
 @contextmanager
 def run_folder(folder: str | Path, run: str) -> Iterator[Path]:
-    """Yield a folder to fill, which becomes `folder` when the block ends well: in place of an earlier result of this run.
+    """Yield a folder to fill; when the block ends well it becomes `folder`, in place of an earlier result of this run.
 
     Until then an earlier result stays as it was, and a block that fails leaves nothing behind.
 

@@ -21,8 +21,8 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    config_overrides: dict | str = field(default_factory=dict, metadata={"help": "fields of ViTCustomConfig"})
-    processor_overrides: dict | str = field(default_factory=dict, metadata={"help": "settings of ViTImageProcessor"})
+    config_overrides: dict = field(default_factory=dict, metadata={"help": "fields of ViTCustomConfig"})
+    processor_overrides: dict = field(default_factory=dict, metadata={"help": "settings of ViTImageProcessor"})
 
 
 @dataclass

@@ -42,11 +42,10 @@ def train(recipe: Recipe) -> Trained:
     set_seed(recipe.training.seed)
     splits = DATASETS[recipe.data.dataset](recipe.data.split_seed)
     labels = splits["train"].features["label"].names
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
-    overrides: Any = recipe.model.config_overrides
-    config = ViTCustomConfig(**names, **{"problem_type": "single_label_classification"} | overrides)
-    settings: Any = recipe.model.processor_overrides
-    image_processor = ViTImageProcessor(**settings)
+    id2label = dict(enumerate(labels))
+    settings: dict[str, Any] = {"problem_type": "single_label_classification", **recipe.model.config_overrides}
+    config = ViTCustomConfig(id2label=id2label, label2id={name: index for index, name in id2label.items()}, **settings)
+    image_processor = ViTImageProcessor(**recipe.model.processor_overrides)
     accuracy = evaluate.load(str(Path(__file__).with_name("accuracy.py")))
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -28,10 +28,13 @@ class Tutorial(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
         self.mlp_head = nn.Linear(768, 10)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         tokens = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1) + self.pos_embedding
-        return self.mlp_head(self.encoder(tokens)[:, 0])
+        return self.encoder(tokens)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.mlp_head(self.encode(pixel_values)[:, 0])
 
 
 def main():

@@ -1,0 +1,63 @@
+# Two commands on a fresh machine with Python 3.11 or newer: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE := configs/recipes/quickstart.yaml
+OLDEST := .venv-oldest
+# What torch and transformers print on every machine without a GPU or a network is not news here.
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup quickstart test check pytest test-oldest clean
+
+help:
+	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
+	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
+	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
+	@echo "make clean        remove the environments, caches and runs"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: call make PYTHON=python3.x" if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV): this installs some 6 GB, once."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: setup
+	$(BIN)/python scripts/train.py $(RECIPE)
+	cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/scripts/predict.py" "$(CURDIR)/runs/quickstart"
+
+test: check pytest
+
+check: setup .cache/mlinter.toml
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mlinter modeling_vit_custom --rules-toml .cache/mlinter.toml --no-cache --no-progress
+
+# transformers' linter for model folders, all its default rules but one: TRF057 wants @auto_docstring, which outside the
+# library writes placeholders ("The bare None Model") and costs most of the import time.
+.cache/mlinter.toml: $(VENV)/.ready
+	@mkdir -p .cache
+	sed '/^\[rules.TRF057\]/,/^default_enabled/ s/^default_enabled = true/default_enabled = false/' \
+		"$$($(BIN)/python -c 'import mlinter; print(mlinter.__path__[0])')/rules.toml" > $@
+
+pytest: setup
+	$(BIN)/python -m tests.transformers_common fetch
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	@echo "Setting up $(OLDEST): this installs some 6 GB, once."
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
+	@touch $@
+
+# Like `pytest`, on the floors that pyproject.toml states.
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m tests.transformers_common fetch
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup
+
+clean:
+	rm -rf $(VENV) $(OLDEST) .cache runs

@@ -1,0 +1,76 @@
+"""Impossible settings are refused with a sentence that names the fix; what is possible survives a round trip."""
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom import ViTCustomModel
+from tests.support import VARIANTS
+from tests.support import tiny
+
+REFUSED = [
+    (dict(num_attention_heads=[5]), "`num_attention_heads` must divide `hidden_sizes`: 5 does not divide 32"),
+    (dict(image_size=7), "smaller than one patch: it needs at least 8"),
+    (dict(problem_type="classification"), "`problem_type` must be one of .*soft_label_classification"),
+    (dict(depths=[2, 2]), "need one entry per stage each"),
+    (dict(depths=[0]), "`depths` must hold positive numbers"),
+    (dict(hidden_sizes=[32, 64], depths=[1, 1], num_attention_heads=[4, 4]), "make `hidden_sizes` equal"),
+    (dict(patch_size=[8]), "`patch_size` must be a positive side or a pair"),
+    (dict(prefix_tokens=["register", "cls"]), "at most one 'cls', first"),
+    (dict(prefix_tokens=["clss"]), "at most one 'cls', first"),
+    (dict(prefix_tokens=[]), "put 'cls' first in `prefix_tokens`, or pool by 'mean'"),
+    (dict(num_prefix_positions=2), "`num_prefix_positions` must be 0 to the 1"),
+    (dict(position_embedding="sincos", hidden_sizes=[30], num_attention_heads=[5]), "a width that 4 divides, got 30"),
+    (dict(position_embedding="sincos", num_prefix_positions=1), "leave `num_prefix_positions` out"),
+    (dict(position_embedding="rotary"), "`position_embedding` must be one of learned, sincos, none"),
+    (dict(position_interpolation="cubic"), "`position_interpolation` must be one of bicubic"),
+    (dict(hidden_act="gellu"), "`hidden_act` must be one of .*gelu"),
+    (dict(norm_placement="before"), "`norm_placement` must be one of pre, post"),
+    (dict(final_norm=""), "`final_norm` must be one of all, pooled, none"),
+    (dict(pooling="max"), "`pooling` must be one of cls, mean"),
+    (dict(drop_path_rate=1.0), "`drop_path_rate` is a probability"),
+    (dict(hidden_dropout_prob=-0.1), "`hidden_dropout_prob` is a probability"),
+    (dict(num_channels=0), "`num_channels` must be positive"),
+    (dict(depths=2), "Field 'depths' expected a list"),
+    (dict(qkv_bias="yes"), "Field 'qkv_bias' expected bool"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED, ids=lambda value: str(value)[:60])
+def test_impossible_settings_are_refused_with_the_fix(changes, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        tiny(**changes)
+
+
+def test_settings_that_became_impossible_are_refused_before_a_model_is_built():
+    config = tiny()
+    config.num_attention_heads = [3]
+    with pytest.raises(ValueError, match="3 does not divide 32"):
+        ViTCustomModel(config)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_configuration_survives_its_round_trip(name, tmp_path):
+    config = tiny(**VARIANTS[name])
+    config.save_pretrained(tmp_path)
+    again = ViTCustomConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+
+
+def test_constructor_values_are_kept_as_given():
+    config = tiny(image_size=[32, 40], patch_size=(8, 4))
+    assert (config.image_size, config.patch_size, config.position_grid) == ([32, 40], (8, 4), None)
+    assert tiny(image_size=32).image_size == 32
+
+
+def test_the_views_of_a_pyramid():
+    config = tiny(hidden_sizes=[32, 32], depths=[1, 2], num_attention_heads=[4, 8], mlp_ratio=1.5)
+    assert (config.hidden_size, config.num_hidden_layers, config.grid) == (32, 3, (4, 4))
+    assert [(stage.index, stage.depth, stage.num_attention_heads) for stage in config.stages] == [(0, 1, 4), (1, 2, 8)]
+    assert {stage.intermediate_size for stage in config.stages} == {48}
+
+
+@pytest.mark.parametrize(("view", "field"), [("hidden_size", "hidden_sizes"), ("num_hidden_layers", "depths")])
+def test_a_view_cannot_be_set_and_says_what_can(view, field):
+    with pytest.raises(ValueError, match=f"`{view}`: did you mean `{field}`"):
+        tiny(**{view: 8})

@@ -1,0 +1,142 @@
+"""The house keeps its shape: what imports what, how long files are, what shipped code may contain."""
+
+import ast
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_vit_custom.configuration_files import SHIPPED_FILES
+from tests.support import ROOT
+
+PACKAGE = ROOT / "modeling_vit_custom"
+# Each core file, and the core files that it may import: the flow goes one way.
+FLOW = {
+    "configuration_files": set(),
+    "configuration_vit_custom": {"configuration_files"},
+    "modeling_embeddings": {"configuration_vit_custom"},
+    "modeling_attention": set(),
+    "modeling_stages": {"modeling_attention"},
+    "modeling_heads": set(),
+    "modeling_vit_custom": {
+        "configuration_vit_custom",
+        "modeling_embeddings",
+        "modeling_attention",
+        "modeling_stages",
+        "modeling_heads",
+    },
+    "__init__": {"configuration_vit_custom", "modeling_vit_custom"},
+}
+SHIPPED_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+WINGS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+core = pytest.mark.parametrize("path", [PACKAGE / f"{name}.py" for name in FLOW], ids=lambda path: path.stem)
+shipped = pytest.mark.parametrize("path", [PACKAGE / name for name in SHIPPED_FILES], ids=lambda path: path.stem)
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(leading dots, module) of every import statement anywhere in the file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+        elif isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+    return found
+
+
+def test_every_core_file_stands_in_the_flow():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == FLOW.keys()
+    assert {f"{name}.py" for name in FLOW} - {"__init__.py"} == set(SHIPPED_FILES)
+
+
+@core
+def test_the_core_imports_along_the_flow_and_no_wing(path):
+    assert {module for level, module in imports(path) if level} <= FLOW[path.stem]
+    assert all(level <= 1 for level, _ in imports(path))
+
+
+@shipped
+def test_shipped_code_imports_only_what_every_user_has(path):
+    assert {module.split(".")[0] for level, module in imports(path) if not level} <= SHIPPED_MAY_IMPORT
+
+
+@shipped
+def test_shipped_code_holds_no_trap_of_remote_code(path):
+    text, tree = path.read_text(), ast.parse(path.read_text())
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not calls & {"eval", "exec", "compile", "open", "__import__", "torch.load", "importlib.import_module"}
+    assert not any(call.endswith("register_buffer") or call == "nn.Buffer" for call in calls)
+    assert "from __future__ import annotations" not in text
+    # transformers finds the files to ship by this expression over the text, docstrings included.
+    found = re.findall(r"^\s*from\s+\.(\S+)\s+import", text, flags=re.MULTILINE)
+    assert set(found) == {module for level, module in imports(path) if level}
+    assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))
+    assert not re.search(r"isinstance\([^)]*Config\)", text)
+
+
+@core
+def test_files_on_the_forward_path_are_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 250
+
+
+def test_the_top_level_forward_is_read_at_a_glance():
+    tree = ast.parse((PACKAGE / "modeling_vit_custom.py").read_text())
+    (model,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "ViTCustomModel")
+    (forward,) = (node for node in model.body if isinstance(node, ast.FunctionDef) and node.name == "forward")
+    assert forward.end_lineno - forward.lineno < 15
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_imports_the_core_and_no_other_wings_inside(wing):
+    for path in (PACKAGE / wing).rglob("*.py"):
+        for level, module in imports(path):
+            assert level < 2 or module in FLOW, (path, module)
+            assert level or not module.startswith("modeling_vit_custom"), (path, module)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_is_thin_and_has_a_main(path):
+    assert len(path.read_text().splitlines()) <= 150
+    (main,) = (node for node in ast.parse(path.read_text()).body if getattr(node, "name", None) == "main")
+    assert ast.unparse(main.args) == "argv: list[str] | None=None"
+
+
+def tensor_functions():
+    """Every function of the core that takes or gives a tensor, by its annotations."""
+    for path in sorted(PACKAGE.glob("modeling_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "torch.Tensor" in ast.unparse(node.args) + ast.unparse(
+                node.returns or ast.Constant(None)
+            ):
+                yield pytest.param(node, id=f"{path.stem}.{node.name}:{node.lineno}")
+
+
+@pytest.mark.parametrize("node", list(tensor_functions()))
+def test_a_tensor_function_states_its_shapes_first(node):
+    contract = (ast.get_docstring(node) or "").splitlines()[0:1]
+    checks = node.name.startswith(("check_", "infer_"))  # these look, and give no tensor
+    assert checks or (contract and "->" in contract[0]), ast.unparse(node).splitlines()[0]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_code_asks_which_family_it_is(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If):
+            assert not re.search(r"\bfamily\b|model_type|== ['\"](vit|deit|swin|pit)", ast.unparse(node.test))
+
+
+def test_every_wing_can_be_imported_alone():
+    for wing in WINGS:
+        assert importlib.import_module(f"modeling_vit_custom.{wing}").__all__
+
+
+def test_the_floors_that_are_promised_are_the_versions_that_are_tested():
+    promised, pinned = (ROOT / "pyproject.toml").read_text(), (ROOT / "constraints-oldest.txt").read_text()
+    floors = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)",$', promised, flags=re.MULTILINE))
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", pinned, flags=re.MULTILINE))
+    tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
+    assert len(floors) == 13
+    assert floors == {name: tested[name] for name in floors}

@@ -1,0 +1,81 @@
+"""A run's folder appears whole, replaces its own kind only, and loses nothing; a card says what was measured."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_vit_custom.hub import render_card
+from modeling_vit_custom.hub import run_folder
+from tests.support import ROOT
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_run_appears_whole_with_its_marker_and_is_replaced_by_the_same_run(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    for text in ("first", "second"):
+        with run_folder(folder, run="a") as partial:
+            (partial / text).write_text(text)
+            assert not (folder / text).exists()
+        assert contents(folder).keys() == {text, "run.json"}
+    assert [path.name for path in folder.parent.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("holds", ["another run", "a stranger's file", "a file"])
+def test_what_is_not_a_result_of_this_run_is_never_replaced(holds, tmp_path):
+    folder = tmp_path / "run"
+    if holds == "a file":
+        folder.write_text("precious")
+    else:
+        folder.mkdir()
+        (folder / "precious").write_text("precious")
+        if holds == "another run":
+            (folder / "run.json").write_text(json.dumps({"run": "b"}))
+    before = folder.read_text() if folder.is_file() else contents(folder)
+    with pytest.raises(FileExistsError, match="move it away, or set another `output_dir`"), run_folder(folder, run="a"):
+        pytest.fail("the run must not start")
+    assert before == (folder.read_text() if folder.is_file() else contents(folder))
+
+
+def test_a_run_that_fails_leaves_the_earlier_result_and_nothing_else(tmp_path):
+    folder = tmp_path / "run"
+    with run_folder(folder, run="a") as partial:
+        (partial / "weights").write_text("good")
+
+    def interrupted():
+        with run_folder(folder, run="a") as partial:
+            (partial / "weights").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert contents(folder)["weights"] == "good"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_card_holds_the_measured_numbers_in_its_text_and_its_metadata():
+    card = render_card(
+        ROOT / "model_card.md",
+        model_name="some-model",
+        dataset="some_set",
+        metrics={"accuracy": 0.98765},
+        labels=["cat", "dog"],
+        num_parameters=1234567,
+        num_train_images=10,
+        num_test_images=4,
+        recipe="some.yaml",
+        seconds=12.3,
+        certificate={"command": "make it", "commit": "abc"},
+    )
+    parsed = ModelCard(card)
+    (result,) = parsed.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9877, "some_set")
+    assert parsed.data.pipeline_tag == "image-classification"
+    assert "custom_code" in parsed.data.tags
+    for text in ("| accuracy | 0.9877 |", "1,234,567 parameters", "(cat, dog)", "| command | make it |", "12 s"):
+        assert text in card
+    assert "{{" not in card
+    assert "{%" not in card

@@ -1,0 +1,58 @@
+"""Words rot, so run them: the README's code gives the README's output, and its table is the measured one."""
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_code_gives_the_output_that_stands_below_it(tmp_path, monkeypatch):
+    """In one namespace from top to bottom, in a copy of what the code reads, as a reader would in the repository."""
+    blocks = re.findall(r"```python\n(.*?)```\n(?:```\n(.*?)```)?", README, flags=re.DOTALL)
+    assert len(blocks) == 3
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    for code, expected in blocks:
+        assert expected, code
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "README.md", "exec"), {})
+        assert printed.getvalue() == expected
+
+
+def test_the_first_screen_has_use_results_and_commands():
+    screen = README.splitlines()[:50]
+    use = README.split("```python\n")[1].split("```")[0].strip().splitlines()
+    assert len([line for line in use if line and not line.startswith(("import", "from"))]) <= 10
+    assert "make quickstart" in " ".join(screen)
+    assert "<!-- results -->" in screen
+
+
+def test_the_table_is_the_one_that_was_measured():
+    table = README.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
+    measured = (ROOT / "docs/results.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith(("| vit", "| tutorial", "`make"))]
+    assert len(rows) >= 6
+    for row in rows:
+        assert row in measured
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    pages = [README, (ROOT / "CONTRIBUTING.md").read_text(), *(p.read_text() for p in (ROOT / "docs").glob("*.md"))]
+    named = {name for page in pages for name in re.findall(r"`?make ([\w-]+)", page)}
+    assert {"quickstart", "test"} <= named
+    assert named - set(targets) <= {"it"}, os.linesep.join(sorted(named))

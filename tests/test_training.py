@@ -1,0 +1,90 @@
+"""Recipes, data and collator: real data, errors that name what is wrong."""
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTImageProcessor
+
+from modeling_vit_custom.training import ImageCollator
+from modeling_vit_custom.training import load_digits
+from modeling_vit_custom.training import read_recipe
+from modeling_vit_custom.training import train
+from tests.support import ROOT
+
+QUICKSTART = ROOT / "configs/recipes/quickstart.yaml"
+
+
+def test_digits_are_all_there_split_by_class_and_split_alike_again():
+    splits = load_digits(seed=0)
+    assert (len(splits["train"]), len(splits["test"])) == (1437, 360)
+    counts = np.bincount(splits["test"]["label"])
+    assert len(counts) == 10
+    assert counts.min() >= 34
+    assert load_digits(seed=0)["test"]["label"] == splits["test"]["label"]
+    assert load_digits(seed=1)["test"]["label"] != splits["test"]["label"]
+    held_out = {np.asarray(image).tobytes() for image in splits["test"]["image"]}
+    assert len(held_out & {np.asarray(image).tobytes() for image in splits["train"]["image"]}) == 0
+    assert np.asarray(splits["train"][0]["image"]).max() == 255
+
+
+@pytest.fixture
+def collate():
+    return ImageCollator(ViTImageProcessor(size={"height": 8, "width": 8}), num_labels=10)
+
+
+def test_a_batch_is_pixels_and_labels(collate):
+    rows = [{"image": Image.new(mode, (9, 7)), "label": label} for mode, label in (("L", 0), ("RGBA", 9), ("P", 3))]
+    batch = collate(rows)
+    assert batch["pixel_values"].shape == (3, 3, 8, 8)
+    assert batch["labels"].tolist() == [0, 9, 3]
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_a_label_that_is_no_class_names_its_row(collate, label):
+    rows = [{"image": Image.new("L", (8, 8)), "label": 0}, {"image": Image.new("L", (8, 8)), "label": label}]
+    with pytest.raises(ValueError, match=f"Row 1 of the batch has label {label}, but labels are 0 to 9"):
+        collate(rows)
+
+
+def test_pixels_that_are_not_finite_name_their_row():
+    def broken(images, return_tensors):
+        return {"pixel_values": torch.tensor([0.0, 1.0, float("nan")]).view(3, 1, 1, 1)}
+
+    rows = [{"image": Image.new("L", (1, 1)), "label": 0}] * 3
+    with pytest.raises(ValueError, match="Row 2 of the batch has pixels that are not finite"):
+        ImageCollator(broken, num_labels=1)(rows)
+
+
+def test_accuracy_is_the_share_of_hits_and_loads_offline(monkeypatch, tmp_path):
+    metric = evaluate.load(str(ROOT / "modeling_vit_custom/training/accuracy.py"), cache_dir=str(tmp_path))
+    assert metric.compute(predictions=[1, 2, 3, 0], references=[1, 2, 0, 0]) == {"accuracy": 0.75}
+
+
+@pytest.mark.parametrize(("key", "near"), [("learning_rat", "learning_rate"), ("num_epochs", "num_train_epochs")])
+def test_an_unknown_key_of_a_recipe_is_refused_with_the_nearest(key, near, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(QUICKSTART.read_text() + f"\n{key}: 1\n")
+    with pytest.raises(ValueError, match=f"unknown key `{key}`: did you mean `{near}`"):
+        read_recipe(path)
+
+
+def test_an_unknown_data_set_is_refused_with_the_known(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"dataset: cifar\noutput_dir: {tmp_path}\n")
+    with pytest.raises(ValueError, match="`dataset: cifar` is not built in: choose one of sklearn_digits"):
+        train(read_recipe(path))
+
+
+def test_training_learns_and_twice_gives_the_same_weights(tmp_path):
+    runs = []
+    for _ in range(2):
+        recipe = read_recipe(QUICKSTART)
+        recipe.training.output_dir, recipe.training.disable_tqdm = str(tmp_path), True
+        recipe.training.num_train_epochs, recipe.training.logging_steps = 2, 10
+        runs.append(train(recipe))
+    assert runs[0].metrics["eval_accuracy"] > 0.6
+    assert runs[0].metrics["eval_accuracy"] == runs[1].metrics["eval_accuracy"]
+    for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
+        assert torch.equal(first, second)
