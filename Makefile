@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE := configs/recipes/quickstart.yaml
 OLDEST := .venv-oldest
-# What torch and transformers print on every machine without a GPU or a network is not news here.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
+# One thread a process: the models here are small, threads that wait for each other spin, and sums do not depend on the
+# number of cores.
+export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart test check pytest test-oldest clean
+.PHONY: help setup quickstart test check pytest test-oldest results clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
 	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
 	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
+	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
 	@echo "make clean        remove the environments, caches and runs"
 
 setup: $(VENV)/.ready
@@ -46,7 +49,7 @@ check: setup .cache/mlinter.toml
 
 pytest: setup
 	$(BIN)/python -m tests.transformers_common fetch
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	@echo "Setting up $(OLDEST): this installs some 6 GB, once."
@@ -54,10 +57,14 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
 	@touch $@
 
-# Like `pytest`, on the floors that pyproject.toml states.
+# Like `pytest`, on the floors that pyproject.toml states; the outcome goes into docs/tested_versions.md.
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m tests.transformers_common fetch
-	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup
+	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup --record $(ARGS)
+
+# Measures what the README and docs/results.md claim, and writes it there.
+results: setup
+	$(BIN)/python scripts/measure.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) .cache runs

@@ -91,8 +91,8 @@ class ViTCustomEmbeddings(nn.Module):
         """() -> (1, P + h * w, D): a position for each token at any grid; prefix tokens without one get zero."""
         prefix, table = self.tables()
         table = resample_positions(table, self.config.position_grid, grid, self.config.position_interpolation)
-        prefix = nn.functional.pad(prefix, (0, 0, 0, len(self.config.prefix_tokens) - prefix.shape[1]))
-        return torch.cat((prefix, table), dim=1)
+        none = table.new_zeros(1, len(self.config.prefix_tokens) - prefix.shape[1], table.shape[2])
+        return torch.cat((prefix, none, table), dim=1)
 
     def resize_positions(self, grid: tuple[int, int]):
         """Draw the learned positions on `grid` for good."""

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from .configuration_vit_custom import PROBLEM_TYPES
+
 
 def pool_cls(hidden_states: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
     """(B, N, D) -> (B, D): the class token."""
@@ -72,6 +74,8 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
 def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str):
     """Raise where `labels` cannot be meant. Values are looked at on CPU only: elsewhere it would stall the device."""
     batch, num_labels = logits.shape
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"`problem_type` must be one of {', '.join(PROBLEM_TYPES)}; got {problem_type!r}.")
     if problem_type == "single_label_classification":
         if labels.is_floating_point() or labels.numel() != batch:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Measure what the README claims, and write docs/results.md and the README's table from it.
 
-    python scripts/measure.py
+    make results
 
 Sizes of every preset; the largest difference of its logits from timm's and transformers' at equal random weights; and
 the quickstart over several seeds. Takes minutes on two cores.
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None):
         f"`make quickstart` (scikit-learn's digits, from scratch): **{accuracies[0]:.2%}** of 360 held-out images in "
         f"{seconds[0]:.0f} s; seeds {', '.join(map(str, SEEDS))}: {', '.join(f'{a:.2%}' for a in accuracies)}."
     )
-    certificate = birth_certificate("python scripts/measure.py")
+    certificate = birth_certificate("make results")
     birth = "".join(f"- {name}: {value}\n" for name, value in certificate.items())
     explained = (
         "The last two columns: the largest difference of a logit, relative to the largest logit, in float64 with equal "
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None):
         "The same in float32, hidden states and gradients stand in `tests/test_conversion.py`.\n"
     )
     (ROOT / "docs/results.md").write_text(
-        f"# Results\n\nWritten by `scripts/measure.py`.\n\n{birth}\n## Sizes and parity\n\n{explained}\n{HEAD}"
+        f"# Results\n\nWritten by `make results`.\n\n{birth}\n## Sizes and parity\n\n{explained}\n{HEAD}"
         f"{''.join(rows.values())}\n## Quickstart\n\n{learned}\n"
     )
     first_screen = HEAD + "".join(rows[name] for name in (*COMPARED, "tutorial_vit")) + f"\n{learned}\n"
@@ -79,7 +79,7 @@ def preset_row(path: Path) -> str:
             (timm.create_model(path.stem), from_timm),
             (theirs, from_transformers),
         ]
-        differences = [f"{relative_difference(source, convert, side):.0e}" for source, convert in makers]
+        differences = [f"{relative_difference(source, convert, side):.1g}" for source, convert in makers]
     print(f"{path.stem}: {sizes}, {differences}", flush=True)
     return f"| {path.stem} | {sizes} | {differences[0]} | {differences[1]} |\n"
 

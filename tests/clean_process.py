@@ -37,7 +37,7 @@ class Answer(dict):
 
 def run(jobs: dict[str, tuple], work: Path, installed: bool = False, **environment: str) -> dict[str, Answer]:
     """{name: (job, arguments)} -> {name: answer}, one after the other. `installed`: our package can be imported."""
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     quiet = dict(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1")
     own = dict(HF_HOME=str(work / "home"), CUDA_VISIBLE_DEVICES="")  # the two sides compute on the same device
@@ -87,9 +87,11 @@ def warnings_logged() -> Iterator[list[str]]:
     for logger in loggers:
         logger.addHandler(handler)
     transformers.utils.logging.warning_once.cache_clear()  # what an earlier test has caused is said again
-    yield messages
-    for logger in loggers:
-        logger.removeHandler(handler)
+    try:
+        yield messages
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def digest(value: torch.Tensor | tuple) -> str:

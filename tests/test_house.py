@@ -19,7 +19,7 @@ FLOW = {
     "modeling_embeddings": {"configuration_vit_custom"},
     "modeling_attention": set(),
     "modeling_stages": {"modeling_attention"},
-    "modeling_heads": set(),
+    "modeling_heads": {"configuration_vit_custom"},
     "modeling_vit_custom": {
         "configuration_vit_custom",
         "modeling_embeddings",

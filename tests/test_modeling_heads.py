@@ -81,6 +81,13 @@ def test_labels_that_cannot_be_meant_get_a_sentence(labels, problem, message):
         classification_loss(labels, torch.zeros(2, 5), tiny(problem_type=problem))
 
 
+def test_a_problem_type_that_became_unknown_is_refused():
+    config = tiny()
+    config.problem_type = "classification"
+    with pytest.raises(ValueError, match="must be one of single_label_classification"):
+        classification_loss(torch.tensor([0, 1]), torch.zeros(2, 5), config)
+
+
 def test_the_mlp_head_has_one_hidden_layer():
     model = fill(ViTCustomForImageClassification(tiny(head_hidden_size=24)))
     head, pooled = model.classifier, model.vit(picture(2, 3, 32, 32)).pooler_output

@@ -222,19 +222,27 @@ def test_half_precision_by_dtype_and_under_autocast(name, dtype, tmp_path):
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.fixture
+def compiler():
+    """torch counts the compilations of one function over all models of a process."""
+    torch.compiler.reset()
+    yield torch.compile
+    torch.compiler.reset()
+
+
 @every_variant
 @torch.no_grad()
-def test_compiles_without_graph_breaks_and_with_changing_sizes(name):
+def test_compiles_without_graph_breaks_and_with_changing_sizes(name, compiler):
     model = make(name)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = compiler(model, fullgraph=True, backend="eager")
     for size in ((32, 32), (40, 64), (16, 24), (48, 48)):
         inputs = images(model, 2, *size)
         torch.testing.assert_close(compiled(inputs).logits, model(inputs).logits)
 
 
-def test_compiles_for_training_without_graph_breaks():
+def test_compiles_for_training_without_graph_breaks(compiler):
     model = make(drop_path_rate=0.2, hidden_dropout_prob=0.1).train()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = compiler(model, fullgraph=True, backend="aot_eager")
     compiled(images(model), labels=torch.tensor([0, 1, 2])).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 

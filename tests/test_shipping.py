@@ -50,6 +50,7 @@ every_source = pytest.mark.parametrize("source", ["folder", "hub"])
 
 PACKAGE_FOLDER = Path(modeling_vit_custom.__file__).parent
 MOVED_FILE = "modeling_heads.py"
+DECOY = "alice/decoy"
 ANOTHER_SIZE = (48, 64)
 PROCESSOR_SIZE = (40, 56)
 
@@ -126,7 +127,7 @@ def saved(work, published):
 
 
 @pytest.fixture(scope="module")
-def from_hub(work, hub, published, pictures):
+def from_hub(work, hub, saved, pictures):
     """A stranger with a repository's name: each class loaded and saved again, and its configuration alone."""
 
     def job(auto_class, repo, target, **settings):
@@ -136,6 +137,9 @@ def from_hub(work, hub, published, pictures):
     jobs |= {f"{name} config": job("AutoConfig", repository(name), f"hub-config/{name}") for name in MODELS}
     jobs["pinned"] = job("AutoConfig", "alice/moved", "hub/pinned", revision="v1")
     jobs["latest"] = job("AutoConfig", "alice/moved", "hub/latest")
+    folder = work / "hub-stranger" / DECOY  # a folder's relative path reads like the name of a repository
+    shutil.copytree(saved[BASE], folder)
+    jobs["decoy"] = job("AutoConfig", DECOY, "hub/decoy", forget_source=True)
     return run(jobs, work / "hub-stranger", HF_ENDPOINT=hub.url)
 
 
@@ -157,6 +161,15 @@ def planted(work, checkpoint):
     return folder, mark
 
 
+def wider(source: Path, target: Path) -> Path:
+    """A copy that ships one more file, which the model does not import, as it does not those of other tasks."""
+    shutil.copytree(source, target)
+    (target / "modeling_more.py").write_text("MORE = True\n")
+    files = target / "configuration_files.py"
+    files.write_text(files.read_text() + '\nSHIPPED_FILES = (*SHIPPED_FILES, "modeling_more.py")\n')
+    return target
+
+
 @pytest.fixture(scope="module")
 def from_folder(work, saved, checkpoint, planted, pictures):
     """A stranger with a folder, and no network."""
@@ -170,6 +183,10 @@ def from_folder(work, saved, checkpoint, planted, pictures):
         borrowed = shutil.copytree(saved[name], work / "borrowed" / name)
         jobs[f"{name} forgotten"] = job(CLASSES[name], borrowed, f"forgotten/{name}", forget_source=True)
         jobs[f"{name} recalled"] = job(CLASSES[name], work / "forgotten" / name, f"recalled/{name}")
+    jobs["wider forgotten"] = job(
+        CLASSES[BASE], wider(saved[BASE], work / "wider"), "forgotten/wider", forget_source=True
+    )
+    jobs["wider recalled"] = job(CLASSES[BASE], work / "forgotten" / "wider", "recalled/wider")
     broken = changed(saved[HEAD], work / "broken", tensors=without("norm.weight"))
     auto_class = CLASSES[HEAD]
     jobs |= {
@@ -243,6 +260,16 @@ def test_saving_writes_the_full_auto_map_and_every_shipped_file(name, saved):
 @every_class
 def test_pushing_puts_on_the_hub_what_saving_puts_in_a_folder(name, saved, hub):
     assert pushed_contents(hub, repository(name)) == contents(saved[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("ViTCustomConfig", marks=pytest.mark.xfail(reason="only config.json is pushed")),
+        *MODELS,
+    ],
+)
+def test_saving_with_push_to_hub_puts_the_same_there(name, saved, hub):
     assert pushed_contents(hub, f"{repository(name)}-saved") == contents(saved[name])
 
 
@@ -284,6 +311,18 @@ def test_a_model_is_saved_whole_after_its_folder_is_gone(name, saved, published,
     assert not (work / "borrowed" / name).exists()
     assert contents(work / "forgotten" / name) == contents(saved[name])
     assert from_folder[f"{name} recalled"]["outputs"] == published[name]["outputs"]
+
+
+@pytest.mark.xfail(reason="saving asks for the file that is gone, and dies")
+def test_a_model_is_saved_after_its_folder_is_gone_though_a_file_it_does_not_import_is_lost(published, from_folder):
+    from_folder["wider forgotten"]["module"]
+    assert from_folder["wider recalled"]["outputs"] == published[BASE]["outputs"]
+
+
+@pytest.mark.xfail(reason="a folder's path is looked up on the Hub")
+def test_what_a_folder_lacks_is_not_taken_from_a_repository_of_the_same_name(from_hub, hub):
+    assert "decoy" in from_hub
+    assert [request.path for request in hub.requests(path=DECOY)] == []
 
 
 @every_class
@@ -349,11 +388,20 @@ def test_a_missing_backbone_tensor_is_an_error_that_names_it(kept, loaded, lost,
         load(loaded, folder)
 
 
-@PAIRS
-def test_a_backbone_tensor_too_many_is_an_error_that_names_it(kept, loaded, saved, tmp_path):
-    extra = f"{prefix(kept)}stages.0.layers.2.mlp.fc2.weight"
+@pytest.mark.parametrize("loaded", [BASE, HEAD])
+@pytest.mark.parametrize(
+    ("kept", "extra"),
+    [
+        (BASE, "stages.0.layers.2.mlp.fc2.weight"),
+        (HEAD, "vit.stages.0.layers.2.mlp.fc2.weight"),
+        pytest.param(
+            HEAD, "vit.pooler.dense.weight", marks=pytest.mark.xfail(reason="only known modules are looked at")
+        ),
+    ],
+)
+def test_a_backbone_tensor_too_many_is_an_error_that_names_it(kept, extra, loaded, saved, tmp_path):
     folder = changed(saved[kept], tmp_path / "changed", tensors=lambda tensors: tensors | {extra: torch.zeros(3)})
-    with pytest.raises(RuntimeError, match=f"in the checkpoint, not in the model: .*{re.escape(extra[-32:])}"):
+    with pytest.raises(RuntimeError, match=f"not in the model: .*{re.escape(extra.removeprefix('vit.'))}"):
         load(loaded, folder)
 
 
@@ -481,7 +529,6 @@ OLD_KEYS = dict(
     length_penalty=1.0,
     max_length=20,
     min_length=0,
-    model_type="vit_custom",
     no_repeat_ngram_size=0,
     num_beam_groups=1,
     num_beams=1,
@@ -528,11 +575,17 @@ def write_configuration(folder: Path, settings: dict) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("key", sorted(OLD_KEYS.keys() | PretrainedConfig().to_dict().keys()))
+KEYS = dict(PretrainedConfig().to_dict(), model_type=ViTCustomConfig.model_type) | OLD_KEYS
+UNKNOWN_TODAY = {"output_past", "prefix"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(key, marks=pytest.mark.xfail(condition=key in UNKNOWN_TODAY, reason="warned of")) for key in KEYS],
+)
 def test_a_key_of_transformers_is_known(key, tmp_path):
-    value = (PretrainedConfig().to_dict() | {"model_type": "vit_custom"} | OLD_KEYS)[key]
     with warnings_logged() as warnings:
-        AutoConfig.from_pretrained(write_configuration(tmp_path, {key: value}))
+        AutoConfig.from_pretrained(write_configuration(tmp_path, {key: KEYS[key]}))
     assert warnings == []
 
 

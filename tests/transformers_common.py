@@ -46,7 +46,10 @@ def fetch():
 def unpack(folder: Path) -> Path:
     """Unpack the tests and return their folder."""
     if not archive().exists():
-        raise FileNotFoundError(f"The source distribution of transformers {VERSION} is missing: run `make setup`.")
+        raise FileNotFoundError(
+            f"The source distribution of transformers {VERSION} is missing: run `make setup`, or "
+            "`python -m tests.transformers_common fetch` in this environment."
+        )
     with tarfile.open(archive()) as tar:
         tar.extractall(folder, [member for member in tar if "/tests/" in member.name], filter="data")
     tests = folder / f"transformers-{VERSION}" / "tests"
@@ -198,7 +201,13 @@ def seed_missing_hidden_state():
     ViTCustomModel.forward = wrong
 
 
-FAULTS = {name.removeprefix("seed_"): seed for name, seed in list(globals().items()) if name.startswith("seed_")}
+FAULTS = {
+    "wrong_scale": seed_wrong_scale,
+    "undeclared_sdpa": seed_undeclared_sdpa,
+    "undeclared_checkpointing": seed_undeclared_checkpointing,
+    "uninitialised_parameter": seed_uninitialised_parameter,
+    "missing_hidden_state": seed_missing_hidden_state,
+}
 
 
 def run_here(tests: Path, fault: str) -> dict[str, list[str]]:

@@ -1,0 +1,395 @@
+"""transformers' own common model tests pass. What does not apply to our models is listed, with the line that says so.
+
+A new version of transformers turns this red until it has a row in `NUMBERS`: judge each test that the message names,
+then write down the numbers.
+"""
+
+import ast
+import re
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests import transformers_common
+from tests.transformers_common import FAULTS
+from tests.transformers_common import VERSION
+from tests.transformers_common import run
+from tests.transformers_common import unpack
+
+# How many tests end how, for the versions that the project is tested with.
+NUMBERS = {
+    "5.23.0": {"passed": 69, "skipped": 62, "idle": 25, "failed": 2},
+    "5.4.0": {"passed": 66, "skipped": 50, "idle": 23, "failed": 3},
+}
+MODELING = "tests/test_modeling_common.py"
+
+
+class Exclusion(NamedTuple):
+    """Tests that do not apply, why, and the line of transformers that says so: in the test itself, or in `file`."""
+
+    tests: str
+    reason: str
+    line: str
+    file: str = MODELING
+    versions: tuple[str, ...] = tuple(NUMBERS)
+
+
+NEW = {"versions": ("5.23.0",)}  # tests that the oldest version does not have
+OLD = {"versions": ("5.4.0",)}  # and that the newest has no longer
+
+EXCLUSIONS = {
+    # They run all the same, and have to fail on the line cited: one that begins to pass leaves this list.
+    "failed": [
+        Exclusion(
+            "test_model_get_set_embeddings",
+            "An image is embedded by a convolution, not looked up in a table.",
+            "self.assertIsInstance(model.get_input_embeddings(), nn.Embedding)",
+        ),
+        Exclusion(
+            "test_model_weights_reload_no_missing_tied_weights",
+            "It loads a checkpoint without weights and wants a report; we refuse one that lacks backbone tensors.",
+            "model_reloaded, infos = model_class.from_pretrained(tmp_dir, output_loading_info=True)",
+        ),
+        Exclusion(
+            "test_torch_export",
+            "Strict export cannot trace this version's output capturing under torch 2.6, nor transformers' own ViT.",
+            "exported_program = torch.export.export(model, args=(), kwargs=copy.deepcopy(inputs_dict))",
+            **OLD,
+        ),
+    ],
+    # They pass without having built a model: a loop over nothing.
+    "idle": [
+        Exclusion(
+            """test_get_audio_features_attentions test_get_audio_features_hidden_states test_get_audio_features_output_0
+            test_get_audio_features_output_1 test_get_audio_features_output_2""",
+            "For models that hear.",
+            'if not hasattr(model_class, "get_audio_features"):',
+        ),
+        Exclusion(
+            """test_get_image_features_attentions test_get_image_features_hidden_states test_get_image_features_output_0
+            test_get_image_features_output_1 test_get_image_features_output_2""",
+            "For models of images and text.",
+            'if not hasattr(model_class, "get_image_features"):',
+        ),
+        Exclusion(
+            "test_get_image_features_pooler_output",
+            "For models of images and text.",
+            'if not hasattr(model_class, "get_image_features"):',
+            **NEW,
+        ),
+        Exclusion(
+            """test_get_text_features_attentions test_get_text_features_hidden_states test_get_text_features_output_0
+            test_get_text_features_output_1 test_get_text_features_output_2""",
+            "For models of images and text.",
+            'if not hasattr(model_class, "get_text_features"):',
+        ),
+        Exclusion(
+            """test_get_video_features_attentions test_get_video_features_hidden_states test_get_video_features_output_0
+            test_get_video_features_output_1 test_get_video_features_output_2""",
+            "For models of videos.",
+            'if not hasattr(model_class, "get_video_features"):',
+        ),
+        Exclusion(
+            "test_get_video_features_pooler_output",
+            "For models of videos.",
+            'if not hasattr(model_class, "get_video_features"):',
+            **NEW,
+        ),
+        Exclusion(
+            "test_load_with_mismatched_shapes",
+            "For classifiers of text; `test_can_load_ignoring_mismatched_shapes` runs on ours.",
+            "if model_class.__name__ not in get_values(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES):",
+        ),
+        Exclusion(
+            "test_model_base_model_prefix",
+            "For models that generate text.",
+            "for model_class in self.all_generative_model_classes:",
+        ),
+        Exclusion(
+            "test_generation_tester_mixin_inheritance",
+            "For models that generate text.",
+            "if len(self.all_generative_model_classes) > 0:",
+        ),
+    ],
+    "skipped": [
+        Exclusion(
+            """test_can_load_with_device_context_manager test_can_load_with_global_device_set test_cpu_offload
+            test_disk_offload_bin test_disk_offload_safetensors test_flex_attention_with_grads
+            test_sdpa_can_compile_dynamic test_sdpa_can_dispatch_on_flash test_torch_compile_for_training""",
+            "On an accelerator only.",
+            "@require_torch_accelerator",
+        ),
+        Exclusion("test_kernels_can_load_without_crashing", "On a GPU.", "@require_torch_accelerator", **NEW),
+        Exclusion("test_model_parallelism", "On several GPUs.", "@require_torch_multi_accelerator"),
+        Exclusion("test_multi_gpu_data_parallel_forward", "On several GPUs.", "@require_torch_multi_gpu", **OLD),
+        Exclusion("test_flash_attn_kernels_mps_inference_equivalence", "On Apple's GPUs.", "@require_torch_mps"),
+        Exclusion("test_flash_attn_kernels_inference_equivalence", "On a GPU.", "@require_torch_gpu"),
+        Exclusion(
+            """test_flash_attn_2_can_compile_with_attention_mask_None_without_graph_break
+            test_flash_attn_2_can_dispatch_composite_models test_flash_attn_2_fp32_ln test_flash_attn_2_from_config
+            test_flash_attn_2_inference_equivalence test_flash_attn_2_inference_equivalence_right_padding""",
+            "A package that needs a GPU.",
+            "@require_flash_attn",
+        ),
+        Exclusion(
+            """test_flash_attn_3_can_dispatch_composite_models test_flash_attn_3_from_config
+            test_flash_attn_3_inference_equivalence test_flash_attn_3_inference_equivalence_right_padding""",
+            "A package that needs a GPU.",
+            "@require_flash_attn_3",
+        ),
+        Exclusion(
+            """test_flash_attn_4_can_dispatch_composite_models test_flash_attn_4_from_config
+            test_flash_attn_4_inference_equivalence test_flash_attn_4_inference_equivalence_right_padding""",
+            "A package that needs a GPU.",
+            "@require_flash_attn_4",
+        ),
+        Exclusion(
+            "test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions",
+            "It looks for `output_attentions` in the annotations of `forward`, where we take any keyword.",
+            'self.skipTest(reason="Model does not support output_attentions")',
+        ),
+        Exclusion(
+            "test_resize_tokens_embeddings test_resize_embeddings_untied",
+            "Images have no vocabulary.",
+            "model.resize_token_embeddings(",
+        ),
+        Exclusion(
+            "test_resize_embeddings_untied_no_reinit_on_post_init",
+            "Images have no vocabulary.",
+            "model.resize_token_embeddings(",
+            **NEW,
+        ),
+        Exclusion(
+            """test_resize_tokens_embeddings_with_deepspeed test_resize_tokens_embeddings_with_deepspeed_multi_gpu
+            test_resize_embeddings_untied_with_deepspeed test_resize_embeddings_untied_with_deepspeed_multi_gpu""",
+            "Images have no vocabulary.",
+            "@require_deepspeed",
+        ),
+        Exclusion(
+            "test_resize_position_vector_embeddings",
+            "Our positions are on a grid, for which no configuration has this field.",
+            "max_position_embeddings = config.max_position_embeddings",
+        ),
+        Exclusion(
+            "test_inputs_embeds test_inputs_embeds_matches_input_ids",
+            "The inputs are pixels.",
+            'if "inputs_embeds" not in model_forward_args:',
+        ),
+        Exclusion(
+            "test_keep_in_fp32_modules test_keep_in_fp32_modules_exist",
+            "No module of ours needs float32 in a model of half precision.",
+            "if len(model._keep_in_fp32_modules) == 0 and len(model._keep_in_fp32_modules_strict) == 0:",
+        ),
+        Exclusion(
+            """test_attn_implementation_composite_models test_can_set_attention_dynamically_composite_model
+            test_sdpa_can_dispatch_composite_models""",
+            "For models made of models, each with its configuration.",
+            "if not self._is_composite:",
+        ),
+        Exclusion(
+            "test_internal_model_config_and_subconfig_are_same",
+            "For models made of models, each with its configuration.",
+            "if len(config.sub_configs) == 0:",
+        ),
+        Exclusion(
+            "test_can_load_from_already_mapped_keys test_reverse_loading_mapping",
+            "Renamings of old checkpoints are for models of the library.",
+            "if len(conversions) == 0:",
+        ),
+        Exclusion(
+            """test_eager_matches_batched_and_grouped_inference_0_fp16
+            test_eager_matches_batched_and_grouped_inference_1_fp32
+            test_eager_matches_batched_and_grouped_inference_2_bf16""",
+            "For mixtures of experts.",
+            "if not self.all_model_classes[0]._can_set_experts_implementation():",
+        ),
+        Exclusion(
+            "test_moe_models_record_router_logits",
+            "For mixtures of experts.",
+            'if "@use_experts_implementation" not in modeling_source:',
+            **NEW,
+        ),
+        Exclusion(
+            "test_output_router_logits_from_config",
+            "For mixtures of experts.",
+            'if not hasattr(config.get_text_config(decoder=True), "output_router_logits"):',
+            **NEW,
+        ),
+        Exclusion(
+            "test_sliding_window_mask",
+            "For attention along a text.",
+            'if not (hasattr(config, "sliding_window") and hasattr(config, "use_sliding_window")):',
+        ),
+        Exclusion(
+            "test_causal_lm_loss_honors_shift_labels", "For language models.", "if not decoder_lm_classes:", **NEW
+        ),
+        Exclusion(
+            "test_encoder_decoder_loss_no_double_shift", "For language models.", "if not seq2seq_lm_classes:", **NEW
+        ),
+        Exclusion(
+            """test_model_rope_scaling_frequencies test_model_rope_scaling_from_config_0_linear
+            test_model_rope_scaling_from_config_1_dynamic test_model_rope_scaling_from_config_2_yarn""",
+            "Rotary positions of text.",
+            "if not _config_supports_rope_scaling(text_config):",
+            **NEW,
+        ),
+        Exclusion(
+            "test_model_rope_with_partial_rotation",
+            "Rotary positions of text.",
+            'if not hasattr(text_config, "rope_parameters"):',
+            **NEW,
+        ),
+        Exclusion("test_vision_axial_rope", "We have no rotary positions.", "if rope_class is None:", **NEW),
+        Exclusion(
+            "test_tp_plan_matches_params",
+            "A Vision Transformer fits on one device: we declare no tensor-parallel plan.",
+            "if config.base_model_tp_plan is None and all(",
+        ),
+        Exclusion(
+            "test_tied_head_has_a_tp_plan_entry",
+            "A Vision Transformer fits on one device: we declare no tensor-parallel plan.",
+            "if config.base_model_tp_plan is None and all(",
+            **NEW,
+        ),
+    ],
+}
+# They need no model to judge ours: its classes, its configuration, and that the one tested is tiny.
+WITHOUT_A_MODEL = """test_config test_config_attn_implementation_setter test_model_main_input_name
+    test_num_layers_is_small""".split()
+
+# The other files of the archive that test models.
+OTHER_FILES = [
+    Exclusion(
+        "",
+        "The package has no backbone class, and its configuration names no stages.",
+        "self.assertEqual(config.stage_names, expected_stage_names)",
+        file="tests/test_backbone_common.py",
+    ),
+    Exclusion(
+        "",
+        "A head on a language model.",
+        "from transformers import AutoModelForDecision, Qwen2Config, Qwen2ForCausalLM",
+        file="tests/test_decision_head_common.py",
+        **NEW,
+    ),
+    Exclusion(
+        "",
+        "For mixtures of experts.",
+        'self.skipTest("Model does not have an expert parallel plan (base_model_ep_plan)")',
+        file="tests/test_expert_parallel_mixin.py",
+        **NEW,
+    ),
+    Exclusion(
+        "",
+        "accelerate wraps our layers by `_no_split_modules`: we declare no plan of transformers' own.",
+        'self.skipTest("Model does not have an FSDP plan (base_model_fsdp_plan)")',
+        file="tests/test_fsdp_mixin.py",
+        **NEW,
+    ),
+    Exclusion(
+        "",
+        "It reads a list of tiny models on the Hub, which the archive leaves out and which has none of ours.",
+        '"tests/utils/tiny_model_summary.json")',
+        file="tests/test_pipeline_mixin.py",
+    ),
+    Exclusion(
+        "",
+        "A Vision Transformer fits on one device: we declare no tensor-parallel plan.",
+        'self.skipTest("Model does not have a tensor parallel plan (base_model_tp_plan)")',
+        file="tests/test_tensor_parallel_mixin.py",
+    ),
+    Exclusion(
+        "",
+        "It trains language models only.",
+        'raise ValueError(f"Modality {modality} not supported yet for training overfit")',
+        file="tests/test_training_mixin.py",
+    ),
+]
+USED_FILES = {MODELING, "tests/test_configuration_common.py"}
+
+# Some of the tests that each seeded fault must turn red.
+CAUGHT_BY = {
+    "wrong_scale": "test_eager_matches_sdpa_inference_9_fp32_pad_left",
+    "undeclared_sdpa": "test_eager_matches_sdpa_inference_9_fp32_pad_left test_sdpa_can_dispatch_non_composite_models",
+    "undeclared_checkpointing": "test_training_gradient_checkpointing test_gradient_checkpointing_enable_disable",
+    "uninitialised_parameter": "test_can_init_all_missing_weights test_save_load",
+    "missing_hidden_state": "test_hidden_states_output",
+}
+
+
+@pytest.fixture(scope="module")
+def tests_folder(tmp_path_factory) -> Path:
+    return unpack(tmp_path_factory.mktemp("transformers"))
+
+
+def judge(report: dict[str, list[str]]) -> dict[str, str]:
+    """What is red in a report: {test: what is wrong}."""
+    expected = dict.fromkeys(WITHOUT_A_MODEL, ("idle", ""))
+    for outcome, exclusions in EXCLUSIONS.items():
+        for exclusion in exclusions:
+            if VERSION in exclusion.versions:
+                line = exclusion.line if outcome == "failed" else ""  # a failure elsewhere is another one
+                expected |= dict.fromkeys(exclusion.tests.split(), (outcome, line))
+    red = dict.fromkeys(expected.keys() - report.keys(), f"is listed, and not in transformers {VERSION}")
+    for name, (outcome, detail) in report.items():
+        wanted, line = expected.get(name, ("passed", ""))
+        if outcome != wanted or line not in detail:
+            red[name] = f"{outcome}, expected {wanted} {line}\n{detail[-1500:]}"
+    numbers = Counter("passed" if name in WITHOUT_A_MODEL else outcome for name, (outcome, _) in report.items())
+    if numbers != NUMBERS.get(VERSION):
+        red["the number run"] = f"{dict(numbers)}, expected {NUMBERS.get(VERSION)}"
+    return red
+
+
+def test_the_suite_is_green(tests_folder, tmp_path):
+    red = judge(run(tests_folder, tmp_path / "report.json"))
+    assert not red, "\n".join(f"{name}: {problem}" for name, problem in red.items())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_seeded_fault_turns_the_suite_red(fault, tests_folder, tmp_path):
+    red = judge(run(tests_folder, tmp_path / "report.json", fault))
+    assert red.keys() >= {"the number run", *CAUGHT_BY[fault].split()}, sorted(red)
+
+
+def functions(source: str) -> dict[str, str]:
+    """Each function's text, its decorators included."""
+    lines = source.splitlines()
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    starts = [min(part.lineno for part in [node, *node.decorator_list]) - 1 for node in nodes]
+    return {node.name: "\n".join(lines[start : node.end_lineno]) for node, start in zip(nodes, starts, strict=True)}
+
+
+def test_every_citation_stands_in_the_source(tests_folder):
+    """The line is in the test that it excludes, or in the file that is named with it."""
+    sources = functions((tests_folder.parent / MODELING).read_text())
+    missing = []
+    for exclusion in [*chain.from_iterable(EXCLUSIONS.values()), *OTHER_FILES]:
+        if VERSION not in exclusion.versions:
+            continue
+        places = [(tests_folder.parent / exclusion.file).read_text()]
+        if exclusion.file == MODELING:
+            names = exclusion.tests.split()
+            # A parametrised test has a number and a label behind its name, and may only call a function of its name.
+            names = [name if name in sources else re.sub(r"_\d+($|_).*", "", name) for name in names]
+            places = [sources[name] + sources.get(f"_{name}", "") for name in names]
+        missing += [exclusion for place in places if exclusion.line not in place]
+    assert not missing
+
+
+def test_every_file_that_tests_models_is_used_or_excluded(tests_folder):
+    about_models = {
+        f"tests/{path.name}"
+        for path in tests_folder.glob("*.py")
+        if re.search("all_model_classes|model_tester", path.read_text())
+    }
+    assert about_models == USED_FILES.union(e.file for e in OTHER_FILES if VERSION in e.versions)
+
+
+def test_a_missing_archive_is_an_error_that_names_the_fix(monkeypatch, tmp_path):
+    monkeypatch.setattr(transformers_common, "CACHE", tmp_path)
+    with pytest.raises(FileNotFoundError, match="make setup"):
+        unpack(tmp_path)
