@@ -17,6 +17,7 @@ B batch, C channels, H W pixels, P prefix tokens, N tokens, D width, L labels.
 """
 
 from typing import Any
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
@@ -131,7 +133,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
         """(B, C, H, W) -> `last_hidden_state` (B, N, D), `pooler_output` (B, D)"""
         hidden_states, grid = self.embeddings(pixel_values)
         for stage in self.stages:
@@ -153,7 +155,7 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> ImageClassifierOutput:
         """(B, C, H, W) -> `logits` (B, L); with `labels` also the `loss` that `config.problem_type` declares."""
         outputs = self.vit(pixel_values, **kwargs)

@@ -1,7 +1,7 @@
 """transformers' own common model tests on our models: fetch them, unpack them, run them in a process of their own.
 
 They are in no wheel, only in the source distribution. `python -m tests.transformers_common fetch` stores that of the
-installed version under `.cache/`, as part of `make setup`; nothing of it is copied into this repository.
+installed version under `.cache/`, as part of `make pytest`; nothing of it is copied into this repository.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def unpack(folder: Path) -> Path:
     """Unpack the tests and return their folder."""
     if not archive().exists():
         raise FileNotFoundError(
-            f"The source distribution of transformers {VERSION} is missing: run `make setup`, or "
+            f"The source distribution of transformers {VERSION} is missing: run `make pytest`, or "
             "`python -m tests.transformers_common fetch` in this environment."
         )
     with tarfile.open(archive()) as tar:
