@@ -122,7 +122,8 @@ def repository(name: str) -> str:
 @pytest.fixture(scope="module")
 def saved(work, published):
     """{class: the folder that the author saved}"""
-    assert all("traceback" not in answer for answer in published.values()), published
+    for name in CLASSES:
+        published[name]["module"]
     return {name: work / "saved" / name for name in CLASSES}
 
 
@@ -467,7 +468,8 @@ def test_a_new_head_keeps_every_backbone_tensor_and_is_named_in_one_warning(case
         assert torch.equal(tensor, stored[prefix(kept) + key]), key
     num_labels = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 5)
     assert model.classifier.weight.shape == (num_labels, 32)
-    assert model.classifier.weight.std() > 0.01  # initialised, not left as it lay in memory
+    assert 0.01 < model.classifier.weight.std() < 0.03  # initialised, not left as it lay in memory
+    assert not model.classifier.bias.any()
 
 
 def test_a_base_model_takes_every_backbone_tensor_of_a_classifier(saved):

@@ -5,13 +5,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Trainer
+from transformers import TrainingArguments
 from transformers import ViTImageProcessor
 
+from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.training import ImageCollator
 from modeling_vit_custom.training import load_digits
 from modeling_vit_custom.training import read_recipe
 from modeling_vit_custom.training import train
 from tests.support import ROOT
+from tests.support import fill
+from tests.support import picture
+from tests.support import tiny
+from tests.test_modeling_heads import LABELS
 
 QUICKSTART = ROOT / "configs/recipes/quickstart.yaml"
 
@@ -88,3 +95,35 @@ def test_training_learns_and_twice_gives_the_same_weights(tmp_path):
     assert runs[0].metrics["eval_accuracy"] == runs[1].metrics["eval_accuracy"]
     for first, second in zip(runs[0].model.parameters(), runs[1].model.parameters(), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("problem", LABELS)
+@pytest.mark.parametrize(("batch_size", "steps"), [(2, 4), (4, 2), (3, 3)], ids=str)
+def test_a_plain_trainer_takes_the_same_step_however_it_splits_the_batch(problem, batch_size, steps, tmp_path):
+    """(3, 3): the last part is smaller. transformers' own ViT is off by the number of parts for soft labels."""
+    images, labels = picture(8, 3, 32, 32), LABELS[problem]
+    rows = [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
+    weights = []
+    for per_device, accumulated in ((8, 1), (batch_size, steps)):
+        model = fill(ViTCustomForImageClassification(tiny(problem_type=problem)))
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=accumulated,
+            num_train_epochs=1,
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0.0,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        assert trainer.train().global_step == 1
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    start = torch.cat([parameter.flatten() for parameter in fill(ViTCustomForImageClassification(tiny())).parameters()])
+    step, split_step = weights[0] - start, weights[1] - start
+    assert (split_step.norm() / step.norm()).item() == pytest.approx(1, abs=1e-3)
+    assert (split_step - step).norm() < 1e-3 * step.norm()
