@@ -24,6 +24,9 @@ from pathlib import Path
 from transformers import GenerationConfig
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_vit_custom.ViTCustomConfig",
@@ -47,7 +50,8 @@ TRANSFORMERS_KEYS = frozenset(
     base_model_fsdp_plan base_model_pp_plan base_model_tp_plan chunk_size_feed_forward compression_config
     cross_attention_hidden_size custom_pipelines distributed_config dtype experts_implementation finetuning_task
     fsdp_config gradient_checkpointing is_decoder is_encoder_decoder kernel_config loss_type model_type name_or_path
-    neuron num_labels output_attentions output_hidden_states output_scores per_layer_config problem_type
+    neuron num_labels output_attentions output_hidden_states output_past
+    output_scores per_layer_config prefix problem_type
     pruned_heads quantization_config return_dict return_unused_kwargs sep_token_id task_specific_params
     tensor_parallel tf_legacy_loss tie_encoder_decoder tie_last_hidden_states tie_word_embeddings tokenizer_class
     torch_dtype torchscript transformers_version trust_remote_code use_bfloat16 use_cache use_kernels
@@ -77,16 +81,20 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
 
     transformers keeps one copy of remote code per entry point, holding what that entry imports. What another entry
     needs is in the checkpoint itself, for a Hub repository at the commit that names the folder this file runs from.
+    A file that is lost there too is warned of: weights in the middle of a training matter more than it does.
     """
     here = Path(__file__).parent
     commit = here.name if re.fullmatch("[0-9a-f]{40}", here.name) else None
     for name in SHIPPED_FILES:
-        target = Path(folder, name)
-        if (here / name).is_file():
-            source = here / name
-        elif target.is_file():  # transformers has just copied what the saved class imports
-            continue
-        else:
-            source = Path(str(cached_file(str(name_or_path), name, revision=commit)))
-        if not target.exists() or not source.samefile(target):
-            shutil.copyfile(source, target)
+        source, target = here / name, Path(folder, name)
+        if not source.is_file():
+            if target.is_file():  # transformers has just copied what the saved class imports
+                continue
+            source = Path(str(name_or_path), name)
+        try:
+            if commit is not None and not source.is_file():
+                source = Path(str(cached_file(str(name_or_path), name, revision=commit)))
+            if not target.exists() or not source.samefile(target):
+                shutil.copyfile(source, target)
+        except OSError as error:
+            logger.warning(f"{folder} lacks {name}, put it there before you share the folder: {error}")

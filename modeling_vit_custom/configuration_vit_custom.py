@@ -239,8 +239,10 @@ class ViTCustomConfig(PretrainedConfig):
         """Write config.json with the full `auto_map`, and beside it every file of code that loading it needs."""
         os.makedirs(save_directory, exist_ok=True)
         self.auto_map = dict(self.auto_classes)
+        super().save_pretrained(save_directory)
         copy_shipped_files(save_directory, self.name_or_path)
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if push_to_hub:  # transformers alone would push config.json
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
 
 
 __all__ = ["ViTCustomConfig"]

@@ -90,10 +90,10 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _check_loading(model, info: dict, ignore_mismatched_sizes: bool):
         """Raise RuntimeError with the two-sided list where a checkpoint does not fit."""
-        base = {name for name, _ in model.base_model.named_children()}
+        base = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())}
 
         def is_backbone(key: str) -> bool:
-            return key.removeprefix(f"{model.base_model_prefix}.").split(".")[0] in base
+            return key.split(".")[0] in base
 
         missing, unexpected = (sorted(filter(is_backbone, info[side])) for side in ("missing_keys", "unexpected_keys"))
         mismatched = sorted(
