@@ -22,8 +22,10 @@ from transformers import AutoImageProcessor  # noqa: E402
 from transformers import AutoModel  # noqa: E402
 from transformers import AutoModelForImageClassification  # noqa: E402
 from transformers import pipeline  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 matplotlib.use("Agg")
+logging.set_verbosity_error()  # else AutoModel reports at length that the bare model has no classifier
 from matplotlib import pyplot  # noqa: E402
 
 

@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> Path:
     with run_folder(folder, run=name) as partial:
         recipe.training.output_dir = str(partial / "trainer")
         trained = train(recipe)
+        if not any((partial / "trainer").iterdir()):  # it holds Trainer's checkpoints where the recipe saves any
+            (partial / "trainer").rmdir()
         checkpoint, model = partial / "checkpoint", trained.model
         id2label: dict = model.config.id2label or {}
         model.save_pretrained(checkpoint)

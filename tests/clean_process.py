@@ -145,9 +145,9 @@ def reload(
         made = getattr(transformers, auto_class).from_pretrained(
             source, trust_remote_code=trust_remote_code, **settings
         )
-    if forget_source:
-        shutil.rmtree(source)
-    made.save_pretrained(target)
+        if forget_source:
+            shutil.rmtree(source)
+        made.save_pretrained(target)
     return describe(made, pictures) | {"warnings": warnings}
 
 

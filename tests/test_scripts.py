@@ -1,0 +1,71 @@
+"""The scripts do their steps: train, and predict as a stranger in another process."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+
+from modeling_vit_custom.configuration_files import AUTO_MAP
+from modeling_vit_custom.configuration_files import SHIPPED_FILES
+from scripts import measure
+from scripts import train
+from tests.support import PRESETS
+from tests.support import ROOT
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The quickstart, cut to two epochs."""
+    work = tmp_path_factory.mktemp("train")
+    recipe = yaml.safe_load((ROOT / "configs/recipes/quickstart.yaml").read_text())
+    recipe |= dict(num_train_epochs=2, disable_tqdm=True, output_dir=str(work / "run"))
+    (work / "short.yaml").write_text(yaml.safe_dump(recipe))
+    return work / "short.yaml", train.main([str(work / "short.yaml")])
+
+
+def test_a_trained_folder_is_ready_for_the_hub(trained):
+    recipe, folder = trained
+    names = {path.name for path in (folder / "checkpoint").iterdir()}
+    assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", *SHIPPED_FILES}
+    assert json.loads((folder / "checkpoint/config.json").read_text())["auto_map"] == AUTO_MAP
+    card = (folder / "checkpoint/README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "held-out images" in card
+    assert f"python scripts/train.py {recipe}" in card
+    assert json.loads((folder / "run.json").read_text()) == {"run": "short"}
+    assert {path.name for path in folder.iterdir()} == {"checkpoint", "examples", "run.json"}
+
+
+def test_a_stranger_in_another_process_predicts_ten_images_and_draws_them(trained, tmp_path):
+    _, folder = trained
+    command = [sys.executable, "-P", str(ROOT / "scripts/predict.py"), str(folder)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    truth = json.loads((folder / "examples/labels.json").read_text())
+    rows = [line.split() for line in done.stdout.splitlines() if ".png " in line]
+    assert [row[:2] for row in rows] == [[name, label] for name, label in truth.items()]
+    assert len(rows) == 10
+    assert "AutoModelForImageClassification agrees" in done.stdout
+    with Image.open(folder / "predictions.png") as picture:
+        assert picture.size[0] > 800
+        assert len(picture.convert("L").getcolors()) > 10
+
+
+def test_a_folder_of_somebody_else_is_refused_before_the_training_starts(trained, tmp_path):
+    recipe, _ = trained
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    with pytest.raises(FileExistsError, match="move it away"):
+        train.main([str(recipe), "--output_dir", str(tmp_path / "run")])
+    assert (tmp_path / "run" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_measured_row_holds_the_counts_and_the_differences():
+    (tiny,) = (preset for preset in PRESETS if preset.stem == "vit_tiny_patch16_224")
+    name, parameters, gmacs, timm, transformers = measure.preset_row(tiny).strip("|\n ").split(" | ")
+    assert (name, parameters, gmacs) == ("vit_tiny_patch16_224", "5,717,416", "1.2537")
+    assert float(timm) <= 1e-9
+    assert float(transformers) <= 1e-9
