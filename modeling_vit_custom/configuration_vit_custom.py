@@ -62,7 +62,6 @@ class StageConfig:
     drop_path_rates: tuple[float, ...]
 
 
-# trf-ignore: TRF057 auto_docstring writes placeholders for models outside the library, and costs the import 80 ms
 @strict
 class ViTCustomConfig(PretrainedConfig):
     r"""A Vision Transformer as data; by default ViT-B/16 at 224 pixels ("An Image is Worth 16x16 Words", table 1).
@@ -99,7 +98,8 @@ class ViTCustomConfig(PretrainedConfig):
             `"soft_label_classification"` (cross entropy with probabilities, as Mixup makes them) or `"regression"`.
 
     Raises:
-        ValueError: settings that cannot be built, or a key that is close to one of these fields, with the fix.
+        huggingface_hub.errors.StrictDataclassError: settings that cannot be built, with the fix.
+        ValueError: a key that is close to one of these fields, with its name.
     """
 
     model_type = "vit_custom"

@@ -31,7 +31,7 @@ from modeling_vit_custom.training import train
 ROOT = Path(__file__).parent.parent
 COMPARED = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch32_224", "vit_base_patch16_224")
 SEEDS = (0, 1, 2)
-HEAD = "| preset | parameters | GMACs | logits against timm | against transformers |\n|---|---:|---:|---:|---:|\n"
+HEAD = "| preset | parameters | GMACs | difference from timm | from transformers |\n|---|---:|---:|---:|---:|\n"
 
 
 def main(argv: list[str] | None = None):
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None):
     first_screen = HEAD + "".join(rows[name] for name in (*COMPARED, "tutorial_vit")) + f"\n{learned}\n"
     readme = (ROOT / "README.md").read_text()
     marked = r"(<!-- results -->\n).*?(<!-- end of results -->)"
-    note = f"\n<sub>{certificate['hardware']}; torch {torch.__version__}, transformers {transformers.__version__}, "
+    note = "\n<sub>Difference: of the worst logit, relative to the largest, in float64 at equal random weights. "
+    note += f"{certificate['hardware']}; torch {torch.__version__}, transformers {transformers.__version__}, "
     note += f"timm {timm.__version__}; commit {certificate['commit']}; `{certificate['command']}`; "
     note += "[all presets](docs/results.md).</sub>\n"
     table = first_screen + note
