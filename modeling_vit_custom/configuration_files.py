@@ -92,7 +92,7 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
                 continue
             source = Path(str(name_or_path), name)
         try:
-            if commit is not None and not source.is_file():
+            if commit is not None and not (here / name).is_file():
                 source = Path(str(cached_file(str(name_or_path), name, revision=commit)))
             if not target.exists() or not source.samefile(target):
                 shutil.copyfile(source, target)

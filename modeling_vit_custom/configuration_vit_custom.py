@@ -146,6 +146,8 @@ class ViTCustomConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         unknown_keys(kwargs, cls)
+        if kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or ())):  # the old names are void
+            config_dict = {key: config_dict[key] for key in config_dict if key not in ("id2label", "label2id")}
         return super().from_dict(config_dict, **kwargs)
 
     @property
