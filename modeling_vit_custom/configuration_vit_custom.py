@@ -24,9 +24,9 @@ from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from .configuration_files import AUTO_MAP
-from .configuration_files import copy_shipped_files
-from .configuration_files import unknown_keys
+from .checkpoint_files import AUTO_MAP
+from .checkpoint_files import copy_shipped_files
+from .checkpoint_files import unknown_keys
 
 logger = logging.get_logger(__name__)
 

@@ -29,6 +29,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
+from .checkpoint_files import check_loading
 from .configuration_vit_custom import ViTCustomConfig
 from .configuration_vit_custom import pair
 from .modeling_attention import ViTCustomAttention
@@ -84,30 +85,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model, info = loaded
         if pretrained_model_name_or_path is not None:
-            cls._check_loading(model, info, ignore_mismatched_sizes)
+            check_loading(model, info, ignore_mismatched_sizes)
         return (model, info) if output_loading_info else model
-
-    @staticmethod
-    def _check_loading(model, info: dict, ignore_mismatched_sizes: bool):
-        """Raise RuntimeError with the two-sided list where a checkpoint does not fit."""
-        base = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())}
-
-        def is_backbone(key: str) -> bool:
-            return key.split(".")[0] in base
-
-        missing, unexpected = (sorted(filter(is_backbone, info[side])) for side in ("missing_keys", "unexpected_keys"))
-        mismatched = sorted(
-            row for row in info["mismatched_keys"] if not ignore_mismatched_sizes or is_backbone(row[0])
-        )
-        if not (missing or unexpected or mismatched):
-            return
-        rows = [f"  missing from the checkpoint: {key}" for key in missing]
-        rows += [f"  in the checkpoint, not in the model: {key}" for key in unexpected]
-        rows += [f"  {key}: {tuple(old)} in the checkpoint, {tuple(new)} in the model" for key, old, new in mismatched]
-        fix = "load it with the configuration it was saved with"
-        if mismatched and not any(is_backbone(row[0]) for row in mismatched):
-            fix += ", or pass `ignore_mismatched_sizes=True` to start these anew"
-        raise RuntimeError(f"The checkpoint does not fit {type(model).__name__}; {fix}:\n" + "\n".join(rows))
 
     def resize_position_embeddings(self, new_num_position_embeddings: int | tuple[int, int]):
         """Draw the learned positions on another grid, (rows, columns) or a side, for good, to fine-tune them there.

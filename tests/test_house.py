@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from modeling_vit_custom.configuration_files import SHIPPED_FILES
+from modeling_vit_custom.checkpoint_files import AUTO_MAP
+from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from tests.support import ROOT
 
 PACKAGE = ROOT / "modeling_vit_custom"
 # Each core file, and the core files that it may import: the flow goes one way.
 FLOW = {
-    "configuration_files": set(),
-    "configuration_vit_custom": {"configuration_files"},
+    "checkpoint_files": set(),
+    "configuration_vit_custom": {"checkpoint_files"},
     "modeling_embeddings": {"configuration_vit_custom"},
     "modeling_attention": set(),
     "modeling_stages": {"modeling_attention"},
     "modeling_heads": {"configuration_vit_custom"},
     "modeling_vit_custom": {
+        "checkpoint_files",
         "configuration_vit_custom",
         "modeling_embeddings",
         "modeling_attention",
@@ -75,6 +77,16 @@ def test_shipped_code_holds_no_trap_of_remote_code(path):
     assert set(found) == {module for level, module in imports(path) if level}
     assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree))
     assert not re.search(r"isinstance\([^)]*Config\)", text)
+
+
+@pytest.mark.parametrize("entry", sorted({entry.split(".")[0] for entry in AUTO_MAP.values()}))
+def test_an_entry_imports_directly_all_that_it_imports_indirectly(entry):
+    """transformers 5.8 copies a folder's entry and its direct imports into a place of their own, and no more."""
+    reached, new = set(), FLOW[entry]
+    while new:
+        reached |= new
+        new = set().union(*(FLOW[name] for name in new)) - reached
+    assert {module for level, module in imports(PACKAGE / f"{entry}.py") if level} == reached
 
 
 @core

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from modeling_vit_custom.configuration_files import AUTO_MAP
-from modeling_vit_custom.configuration_files import SHIPPED_FILES
+from modeling_vit_custom.checkpoint_files import AUTO_MAP
+from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from scripts import measure
 from scripts import train
 from tests.support import PRESETS

@@ -22,8 +22,8 @@ from transformers import ViTImageProcessor
 
 import modeling_vit_custom
 from modeling_vit_custom import ViTCustomConfig
-from modeling_vit_custom.configuration_files import AUTO_MAP
-from modeling_vit_custom.configuration_files import SHIPPED_FILES
+from modeling_vit_custom.checkpoint_files import AUTO_MAP
+from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from tests.clean_process import load_untrusted
 from tests.clean_process import move_on
 from tests.clean_process import publish
@@ -167,7 +167,7 @@ def wider(source: Path, target: Path) -> Path:
     """A copy that ships one more file, which the model does not import, as it does not those of other tasks."""
     shutil.copytree(source, target)
     (target / "modeling_more.py").write_text("MORE = True\n")
-    files = target / "configuration_files.py"
+    files = target / "checkpoint_files.py"
     files.write_text(files.read_text() + '\nSHIPPED_FILES = (*SHIPPED_FILES, "modeling_more.py")\n')
     return target
 

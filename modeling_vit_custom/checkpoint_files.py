@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What stands in a checkpoint folder besides weights: Auto classes, shipped code, the keys of config.json."""
+"""What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, keys of config.json, tensors."""
 
 import difflib
 import os
@@ -34,7 +34,7 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
 }
 SHIPPED_FILES = (
-    "configuration_files.py",
+    "checkpoint_files.py",
     "configuration_vit_custom.py",
     "modeling_embeddings.py",
     "modeling_attention.py",
@@ -98,3 +98,28 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
                 shutil.copyfile(source, target)
         except OSError as error:
             logger.warning(f"{folder} lacks {name}, put it there before you share the folder: {error}")
+
+
+def check_loading(model, info: dict, ignore_mismatched_sizes: bool):
+    """Look at what transformers found when it loaded a checkpoint into `model`.
+
+    Raises:
+        RuntimeError: the two-sided list, where the checkpoint does not hold exactly the tensors of the backbone, or has
+            others in another shape and `ignore_mismatched_sizes` does not allow it.
+    """
+    base = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())}
+
+    def is_backbone(key: str) -> bool:
+        return key.split(".")[0] in base
+
+    missing, unexpected = (sorted(filter(is_backbone, info[side])) for side in ("missing_keys", "unexpected_keys"))
+    mismatched = sorted(row for row in info["mismatched_keys"] if is_backbone(row[0]) or not ignore_mismatched_sizes)
+    if not (missing or unexpected or mismatched):
+        return
+    rows = [f"  missing from the checkpoint: {key}" for key in missing]
+    rows += [f"  in the checkpoint, not in the model: {key}" for key in unexpected]
+    rows += [f"  {key}: {tuple(old)} in the checkpoint, {tuple(new)} in the model" for key, old, new in mismatched]
+    fix = "load it with the configuration it was saved with"
+    if mismatched and not any(is_backbone(row[0]) for row in mismatched):
+        fix += ", or pass `ignore_mismatched_sizes=True` to start these anew"
+    raise RuntimeError(f"The checkpoint does not fit {type(model).__name__}; {fix}:\n" + "\n".join(rows))
