@@ -4,20 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE := configs/recipes/quickstart.yaml
 OLDEST := .venv-oldest
-MATRIX := 5.8.1 5.13.1 5.18.0
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 # One thread a process: the models here are small, threads that wait for each other spin, and sums do not depend on the
 # number of cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart test check pytest test-oldest test-matrix results clean
+.PHONY: help setup quickstart test check pytest test-oldest results clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
 	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
 	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
-	@echo "make test-matrix  the tests on versions of transformers in between"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
 	@echo "make clean        remove the environments, caches and runs"
 
@@ -63,18 +61,6 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup --record $(ARGS)
-
-# Like `pytest` on versions of transformers between the two, installed beside the newest torch. transformers' own tests are
-# left to the newest and the oldest, whose exclusions are listed.
-test-matrix: setup $(MATRIX:%=.cache/matrix/%/.ready)
-	@for version in $(MATRIX); do \
-		PYTHONPATH=$(CURDIR)/.cache/matrix/$$version HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --record \
-			--ignore tests/test_transformers_common.py $(ARGS) || exit 1; \
-	done
-
-.cache/matrix/%/.ready:
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) transformers==$*
-	@touch $@
 
 # Measures what the README and docs/results.md claim, and writes it there.
 results: setup

@@ -71,9 +71,18 @@ def unknown_keys(keys: Iterable[str], config_class: type) -> list[str]:
     known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
     unknown = [key for key in keys if not key.startswith("_") and key not in known]
     for key in unknown:
-        for near in difflib.get_close_matches(key, [*names, *VIEWS], n=1, cutoff=0.8):
+        for near in difflib.get_close_matches(key, [*names, *VIEWS, "num_labels"], n=1, cutoff=0.8):
             raise ValueError(f"Unknown configuration key `{key}`: did you mean `{VIEWS.get(near, near)}`?")
     return unknown
+
+
+def warn_of_unknown_keys(keys: Iterable[str], config_class: type):
+    """Say of each unknown key, once, that it stays and does nothing; raise as `unknown_keys` does."""
+    for key in unknown_keys(keys, config_class):
+        logger.warning_once(
+            f"The configuration has a key that neither {config_class.__name__} nor transformers knows, `{key}`: "
+            "it is kept and written back, and changes nothing."
+        )
 
 
 def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):

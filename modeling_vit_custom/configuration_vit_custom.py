@@ -22,13 +22,11 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
-from transformers.utils import logging
 
 from .checkpoint_files import AUTO_MAP
 from .checkpoint_files import copy_shipped_files
 from .checkpoint_files import unknown_keys
-
-logger = logging.get_logger(__name__)
+from .checkpoint_files import warn_of_unknown_keys
 
 # The same positions at another grid differ by recipe: mode and antialias of torch's interpolate, always in float32.
 POSITION_INTERPOLATIONS = {
@@ -37,12 +35,8 @@ POSITION_INTERPOLATIONS = {
     "bilinear": ("bilinear", False),  # Segmenter
     "bilinear_antialias": ("bilinear", True),  # big_vision, FlexiViT
 }
-PROBLEM_TYPES = (
-    "single_label_classification",
-    "multi_label_classification",
-    "soft_label_classification",
-    "regression",
-)
+SINGLE, MULTI, SOFT = (f"{kind}_label_classification" for kind in ("single", "multi", "soft"))
+PROBLEM_TYPES = (SINGLE, MULTI, SOFT, "regression")
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -136,11 +130,7 @@ class ViTCustomConfig(PretrainedConfig):
     problem_type: str | None = None  # type: ignore[assignment]  # transformers knows three, we know soft labels too
 
     def __post_init__(self, **kwargs):
-        for key in unknown_keys(kwargs, type(self)):
-            logger.warning_once(
-                f"The configuration has a key that neither {type(self).__name__} nor transformers knows, `{key}`: "
-                "it is kept and written back, and changes nothing."
-            )
+        warn_of_unknown_keys(kwargs, type(self))
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -225,22 +215,30 @@ class ViTCustomConfig(PretrainedConfig):
             yield "`pooling='cls'` needs the token: put 'cls' first in `prefix_tokens`, or pool by 'mean'."
         if not 0 <= self.num_positioned_prefix_tokens <= len(self.prefix_tokens):
             yield f"`num_prefix_positions` must be 0 to the {len(self.prefix_tokens)} of `prefix_tokens`."
-        if self.position_embedding == "sincos" and self.hidden_sizes[0] % 4:
-            yield f"`position_embedding='sincos'` needs a width that 4 divides, got {self.hidden_sizes[0]}."
-        if self.position_embedding == "sincos" and self.num_prefix_positions:
-            yield "`position_embedding='sincos'` gives prefix tokens no position: leave `num_prefix_positions` out."
+        if self.position_embedding == "sincos":
+            if self.hidden_sizes[0] % 4:
+                yield f"`position_embedding='sincos'` needs a width that 4 divides, got {self.hidden_sizes[0]}."
+            if self.num_prefix_positions:
+                yield "`position_embedding='sincos'` gives prefix tokens no position: leave `num_prefix_positions` out."
         for name in (name for name in vars(self) if name.endswith("_dropout_prob") or name == "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 yield f"`{name}` is a probability, at least 0 and below 1, got {getattr(self, name)}."
-        for name in ("num_channels", "mlp_ratio", "intermediate_size", "layer_norm_eps", "head_hidden_size"):
+        sizes = ("num_channels", "mlp_ratio", "intermediate_size", "head_hidden_size")
+        for name in (*sizes, "layer_norm_eps", "layer_scale_init_value", "initializer_range"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # NaN neither
                 yield f"`{name}` must be positive, got {value}."
+        if len(self.depths) > 1 and self.intermediate_size is not None:
+            yield "`intermediate_size` is for a model of one stage: give `mlp_ratio` instead."
+        if min(stage.intermediate_size for stage in self.stages) < 1:
+            yield f"`mlp_ratio` {self.mlp_ratio} leaves no width for the feed-forward: make it larger."
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Write config.json with the full `auto_map`, and beside it every file of code that loading it needs."""
+        unknown_keys(vars(self), type(self))  # an attribute that was misspelt could not be loaded again
         os.makedirs(save_directory, exist_ok=True)
         self.auto_map = dict(self.auto_classes)
+        vars(self).pop("use_cache", None)  # Trainer sets it on every model
         super().save_pretrained(save_directory)
         copy_shipped_files(save_directory, self.name_or_path)
         if push_to_hub:  # transformers alone would push config.json

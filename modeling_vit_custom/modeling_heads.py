@@ -74,22 +74,22 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
 def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str):
     """Raise where `labels` cannot be meant. Values are looked at on CPU only: elsewhere it would stall the device."""
     batch, num_labels = logits.shape
+    single = problem_type == "single_label_classification"
     if problem_type not in PROBLEM_TYPES:
         raise ValueError(f"`problem_type` must be one of {', '.join(PROBLEM_TYPES)}; got {problem_type!r}.")
-    if problem_type == "single_label_classification":
-        if labels.is_floating_point() or labels.numel() != batch:
-            raise ValueError(
-                f"`problem_type='{problem_type}'` takes one integer label an image, got {labels.dtype} of shape "
-                f"{tuple(labels.shape)} for {batch} images: declare another `problem_type`, or pass class ids."
-            )
-    elif labels.numel() != logits.numel():
+    if single and (labels.is_floating_point() or tuple(labels.shape) not in ((batch,), (batch, 1))):
+        raise ValueError(
+            f"`problem_type='{problem_type}'` takes one integer label an image, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)} for {batch} images: declare another `problem_type`, or pass class ids."
+        )
+    if not single and labels.shape != logits.shape and not (num_labels == 1 and labels.shape == (batch,)):
         raise ValueError(
             f"`problem_type='{problem_type}'` takes labels of the logits' shape {tuple(logits.shape)}, got "
             f"{tuple(labels.shape)}: set `num_labels` to the labels' width, or declare another `problem_type`."
         )
     if labels.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    if problem_type == "single_label_classification":
+    if single:
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
         if len(wrong):
             raise ValueError(
@@ -98,6 +98,12 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str):
             )
     elif not labels.isfinite().all():
         raise ValueError(f"`problem_type='{problem_type}'` needs finite labels, some are not: clean the data.")
+    elif problem_type != "regression" and not ((labels >= 0) & (labels <= 1)).all():
+        raise ValueError(
+            f"`problem_type='{problem_type}'` needs labels from 0 to 1: use 'regression' for other numbers."
+        )
+    elif problem_type == "soft_label_classification" and not ((labels.sum(-1) - 1).abs() < 0.01).all():
+        raise ValueError(f"`problem_type='{problem_type}'` needs probabilities: make each image's labels sum to 1.")
 
 
 def classification_loss(labels, logits, config, num_items_in_batch=None, **kwargs) -> torch.Tensor:

@@ -26,7 +26,6 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .checkpoint_files import check_loading
@@ -132,17 +131,19 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         self.loss_function = classification_loss
         self.post_init()
 
-    @can_return_tuple
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> ImageClassifierOutput:
+    ) -> ImageClassifierOutput | tuple:
         """(B, C, H, W) -> `logits` (B, L); with `labels` also the `loss` that `config.problem_type` declares."""
-        outputs = self.vit(pixel_values, **kwargs)
+        return_dict = kwargs.pop("return_dict", self.config.return_dict)  # type: ignore[typeddict-item]
+        outputs = self.vit(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        return ImageClassifierOutput(
+        answer = ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+        # Not by transformers' decorator: as the outermost frame its older versions do not compile under torch 2.6.
+        return answer.to_tuple() if return_dict is False else answer
 
 
 __all__ = ["ViTCustomForImageClassification", "ViTCustomModel", "ViTCustomPreTrainedModel"]

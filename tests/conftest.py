@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "tested_versions.md"
 HEAD = """# Tested versions
 
 The whole test suite, written by `pytest --record`: the newest versions by `make pytest ARGS=--record`, the oldest by
-`make test-oldest`, those between by `make test-matrix`, without transformers' own tests. Hardware: {hardware}.
+`make test-oldest`. Hardware: {hardware}.
 
 | transformers | torch | Python | timm | passed | failed | skipped | seconds | commit |
 |---|---|---|---|---:|---:|---:|---:|---|

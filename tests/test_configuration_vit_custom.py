@@ -31,6 +31,11 @@ REFUSED = [
     (dict(drop_path_rate=1.0), "`drop_path_rate` is a probability"),
     (dict(hidden_dropout_prob=-0.1), "`hidden_dropout_prob` is a probability"),
     (dict(num_channels=0), "`num_channels` must be positive"),
+    (dict(layer_norm_eps=float("nan")), "`layer_norm_eps` must be positive"),
+    (dict(layer_scale_init_value=float("nan")), "`layer_scale_init_value` must be positive"),
+    (dict(initializer_range=0), "`initializer_range` must be positive"),
+    (dict(mlp_ratio=0.01), "leaves no width for the feed-forward"),
+    (dict(hidden_sizes=[32] * 2, depths=[1] * 2, num_attention_heads=[4] * 2, intermediate_size=8), "of one stage"),
     (dict(depths=2), "Field 'depths' expected a list"),
     (dict(qkv_bias="yes"), "Field 'qkv_bias' expected bool"),
 ]
@@ -74,3 +79,24 @@ def test_the_views_of_a_pyramid():
 def test_a_view_cannot_be_set_and_says_what_can(view, field):
     with pytest.raises(ValueError, match=f"`{view}`: did you mean `{field}`"):
         tiny(**{view: 8})
+
+
+def test_a_misspelt_attribute_is_refused_before_it_is_saved(tmp_path):
+    config = tiny()
+    config.image_siz = 5
+    with pytest.raises(ValueError, match="`image_siz`: did you mean `image_size`"):
+        config.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_trainer_sets_on_every_model_is_not_written(tmp_path):
+    config = tiny()
+    config.use_cache = False
+    config.save_pretrained(tmp_path)
+    assert "use_cache" not in (tmp_path / "config.json").read_text()
+
+
+def test_attentions_asked_for_by_the_configuration_can_be_saved_whatever_the_backend(tmp_path):
+    model = ViTCustomModel(tiny(output_attentions=True, attn_implementation="sdpa"))
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()

@@ -33,6 +33,16 @@ def test_the_loss_is_the_declared_one(problem):
 
 
 @every_problem
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_given_the_number_of_labels_the_loss_is_this_batchs_share_and_in_float32(problem, dtype):
+    logits, labels, config = picture(8, 5).to(dtype), LABELS[problem], tiny(problem_type=problem)
+    mean = classification_loss(labels, logits, config)
+    share = classification_loss(labels, logits, config, num_items_in_batch=torch.tensor(2 * labels.numel()))
+    torch.testing.assert_close(share, mean / 2)
+    assert share.dtype == torch.float32
+
+
+@every_problem
 @pytest.mark.parametrize("splits", [[2, 2, 2, 2], [1, 7], [5, 3]], ids=str)
 def test_the_gradient_is_the_same_for_every_split_of_a_batch(problem, splits):
     """As transformers' Trainer accumulates: each part is given the number of labels in the whole step."""
@@ -72,6 +82,11 @@ def test_undeclared_integers_are_classes_one_number_is_regression_and_forward_de
         (torch.tensor([0.0, 1.0]), "single_label_classification", "one integer label an image"),
         (torch.zeros(2, 4), "multi_label_classification", r"labels of the logits' shape \(2, 5\), got \(2, 4\)"),
         (torch.tensor([0, 1]), "soft_label_classification", r"labels of the logits' shape"),
+        (torch.zeros(5, 2), "multi_label_classification", r"labels of the logits' shape \(2, 5\), got \(5, 2\)"),
+        (torch.tensor([[0, 1]]), "single_label_classification", "one integer label an image"),
+        (torch.full((2, 5), 2.0), "multi_label_classification", "needs labels from 0 to 1"),
+        (torch.full((2, 5), -0.2), "soft_label_classification", "needs labels from 0 to 1"),
+        (torch.zeros(2, 5), "soft_label_classification", "make each image's labels sum to 1"),
         (torch.full((2, 5), float("nan")), "regression", "needs finite labels"),
         (torch.zeros(2, 5), None, "can be probabilities or several yes-or-no labels: set `problem_type`"),
     ],
@@ -88,10 +103,11 @@ def test_a_problem_type_that_became_unknown_is_refused():
         classification_loss(torch.tensor([0, 1]), torch.zeros(2, 5), config)
 
 
-def test_the_mlp_head_has_one_hidden_layer():
-    model = fill(ViTCustomForImageClassification(tiny(head_hidden_size=24)))
+@pytest.mark.parametrize(("name", "activation"), [("tanh", torch.tanh), ("relu", torch.relu)])
+def test_the_mlp_head_has_one_hidden_layer(name, activation):
+    model = fill(ViTCustomForImageClassification(tiny(head_hidden_size=24, head_hidden_act=name)))
     head, pooled = model.classifier, model.vit(picture(2, 3, 32, 32)).pooler_output
-    expected = torch.tanh(pooled @ head.fc1.weight.T + head.fc1.bias) @ head.fc2.weight.T + head.fc2.bias
+    expected = activation(pooled @ head.fc1.weight.T + head.fc1.bias) @ head.fc2.weight.T + head.fc2.bias
     assert head.fc1.weight.shape == (24, 32)
     torch.testing.assert_close(model(picture(2, 3, 32, 32)).logits, expected)
 

@@ -54,3 +54,15 @@ def test_layer_scale_scales():
     end = fill(ViTCustomBranchEnd(config, config.stages[0], layer=0))
     tokens = picture(2, 5, 32)
     assert torch.equal(end(tokens), tokens * end.scale)
+
+
+@pytest.mark.parametrize("branch", ["branch1", "branch2"])
+def test_a_layer_drops_either_branch(branch):
+    """With the other branch scaled to nothing, some images of a layer in training pass unchanged, and some do not."""
+    torch.manual_seed(0)
+    config = tiny(layer_scale_init_value=1.0, drop_path_rate=0.5)
+    layer = fill(ViTCustomLayer(config, config.stages[0], layer=1)).train()
+    nn.init.zeros_(layer.branch2.scale if branch == "branch1" else layer.branch1.scale)
+    tokens = picture(64, 5, 32)
+    unchanged = (layer(tokens) == tokens).flatten(1).all(dim=1)
+    assert 16 < unchanged.sum() < 48

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.configuration_vit_custom import pair
+from modeling_vit_custom.conversion.timm_vit import convert_config
 from modeling_vit_custom.inspection import count_macs
 from modeling_vit_custom.inspection import count_parameters
 from tests.support import PRESETS
@@ -45,6 +47,20 @@ def test_counts(preset: Path):
     assert count_macs(model, 1, 3, *pair(config.image_size)) == GOLDEN[preset.stem]["macs"]
     parameters, gmacs = PUBLISHED[preset.stem]
     assert (count_parameters(model), round(GOLDEN[preset.stem]["macs"] / 1e9, 4)) == (parameters, gmacs)
+
+
+@pytest.mark.parametrize(
+    "preset", [preset for preset in PRESETS if "tutorial" not in preset.stem], ids=lambda p: p.stem
+)
+def test_a_preset_is_timms_model_in_all_that_a_count_does_not_see(preset: Path):
+    """Heads, activation, eps, bias, positions: what `from_timm` reads off timm's model of the same name."""
+    with torch.device("meta"):
+        theirs = convert_config(timm.create_model(preset.stem)).to_dict()
+    ours = ViTCustomConfig.from_pretrained(preset).to_dict()
+    side = ours["image_size"]
+    ours |= dict(image_size=[side, side], patch_size=[ours["patch_size"]] * 2, num_prefix_positions=1)
+    ours |= dict(intermediate_size=int(ours["hidden_sizes"][0] * ours["mlp_ratio"]))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.stem)

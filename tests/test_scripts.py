@@ -5,11 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from transformers import AutoImageProcessor
+from transformers import AutoModelForImageClassification
 
 from modeling_vit_custom.checkpoint_files import AUTO_MAP
 from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
+from modeling_vit_custom.training import load_digits
 from scripts import measure
 from scripts import train
 from tests.support import PRESETS
@@ -37,6 +41,20 @@ def test_a_trained_folder_is_ready_for_the_hub(trained):
     assert f"python scripts/train.py {recipe}" in card
     assert json.loads((folder / "run.json").read_text()) == {"run": "short"}
     assert {path.name for path in folder.iterdir()} == {"checkpoint", "examples", "run.json"}
+
+
+def test_the_cards_number_is_the_checkpoints_on_the_held_out_images(trained):
+    """Recomputed by hand, without Trainer, collator or metric."""
+    _, folder = trained
+    model = AutoModelForImageClassification.from_pretrained(folder / "checkpoint").eval()
+    processor = AutoImageProcessor.from_pretrained(folder / "checkpoint")
+    held_out = load_digits(seed=0)["test"]
+    inputs = processor([image.convert("RGB") for image in held_out["image"]], return_tensors="pt")
+    with torch.no_grad():
+        hits = model(**inputs).logits.argmax(-1) == torch.tensor(held_out["label"])
+    card = (folder / "checkpoint/README.md").read_text()
+    assert f"| accuracy | {hits.float().mean():.4f} |" in card
+    assert "1437 images of 10 classes" in card
 
 
 def test_a_stranger_in_another_process_predicts_ten_images_and_draws_them(trained, tmp_path):
