@@ -38,7 +38,9 @@ def timm_model(dtype, img_size=32, **changes):
 def transformers_model(dtype, make=transformers.ViTForImageClassification, **changes):
     settings = dict(image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=3, num_attention_heads=4)
     # Its eager softmax is in float32 whatever the model is, so float64 parity exists under SDPA alone.
-    config = transformers.ViTConfig(**settings | dict(intermediate_size=96, num_labels=7) | changes)
+    config = transformers.ViTConfig(
+        **settings | dict(intermediate_size=96, id2label=dict(enumerate("abcdefg"))) | changes
+    )
     config._attn_implementation = "sdpa"
     return fill(make(config)).to(dtype)
 
@@ -139,6 +141,40 @@ def test_what_a_table_does_not_name_is_refused_by_name():
     theirs = timm_model(torch.float32, pre_norm=True)
     with pytest.raises(ValueError, match=r"norm_pre\.bias, norm_pre\.weight"):
         from_timm(theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(pool_include_prefix=True, global_pool="avg"), "pool_include_prefix=True"),
+        (dict(global_pool="map"), "global_pool='map'"),
+        (dict(reg_tokens=2), "register tokens"),
+        (dict(proj_drop_rate=0.1), "proj_drop"),
+        (dict(block_fn=timm.models.vision_transformer.ResPostBlock), "blocks of the kind ResPostBlock"),
+        (dict(act_layer="hard_swish"), "has no counterpart here"),
+    ],
+    ids=str,
+)
+def test_what_a_conversion_would_lose_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_timm(timm_model(torch.float32, **changes))
+
+
+def test_the_rates_and_labels_of_a_source_come_along():
+    rates = dict(drop_path_rate=0.3, pos_drop_rate=0.2, attn_drop_rate=0.1)
+    config = from_timm(timm_model(torch.float32, **rates)).config
+    assert config.drop_path_rate == pytest.approx(0.3)
+    assert (config.embeddings_dropout_prob, config.attention_probs_dropout_prob) == (0.2, 0.1)
+    settings = dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.1, problem_type="regression")
+    config = from_transformers(transformers_model(torch.float32, **settings, id2label={0: "a", 1: "b"})).config
+    assert (config.hidden_dropout_prob, config.embeddings_dropout_prob) == (0.2, 0.2)
+    assert (config.attention_probs_dropout_prob, config.problem_type) == (0.1, "regression")
+    assert config.id2label == {0: "a", 1: "b"}
+
+
+def test_a_model_without_a_final_norm():
+    theirs = timm_model(torch.float64, final_norm=False)
+    assert relative(from_timm(theirs).eval()(pixels(torch.float64)).logits, theirs(pixels(torch.float64))) <= 1e-9
 
 
 def test_a_source_of_another_shape_gets_the_two_sided_list():

@@ -77,6 +77,28 @@ def test_an_unknown_key_of_a_recipe_is_refused_with_the_nearest(key, near, tmp_p
         read_recipe(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no recipe: write `key: value` lines"),
+        ("hello", "is no recipe"),
+        ("output_dir: x", "`dataset: sklearn_digits` among them"),
+        ("dataset: sklearn_digits\nlearning_rate: fast", "sets `learning_rate` to 'fast', which is no number"),
+        ("dataset: sklearn_digits\nprocessor_overrides: {image_sdt: 1}", "`image_sdt`: did you mean `image_std`"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_gets_a_sentence(text, message, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_what_yaml_reads_as_text_or_nothing_is_understood(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("dataset: sklearn_digits\nlearning_rate: 3e-3\nconfig_overrides:\n")
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert (recipe.training.learning_rate, recipe.model.config_overrides) == (0.003, {})
+
+
 def test_an_unknown_data_set_is_refused_with_the_known(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"dataset: cifar\noutput_dir: {tmp_path}\n")

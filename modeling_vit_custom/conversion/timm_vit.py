@@ -13,6 +13,7 @@ from .rename import Table
 from .rename import load
 from .rename import rename
 
+POOLINGS = {"token": "cls", "avg": "mean"}
 OURS = "stages.0.layers.{n}."
 BASE: Table = {
     "cls_token": "embeddings.prefix_tokens",
@@ -44,10 +45,25 @@ def hidden_act(activation: nn.Module) -> str:
     return names[type(activation).__name__]
 
 
+def refuse_what_is_lost(model: Any):
+    """Raise where a model that its names do not tell apart computes something else than ours."""
+    block = model.blocks[0]
+    for part, found in {
+        f"blocks of the kind {type(block).__name__}": type(block).__name__ != "Block",
+        f"global_pool={model.global_pool!r}": model.global_pool not in POOLINGS,
+        "pool_include_prefix=True": getattr(model, "pool_include_prefix", False),
+        "register tokens": getattr(model, "reg_token", None) is not None,
+        "proj_drop, which acts inside its MLP too": block.mlp.drop1.p > 0,
+    }.items():
+        if found:
+            raise ValueError(f"This timm model has {part}, which has no counterpart here: create it without.")
+
+
 def convert_config(model: Any) -> ViTCustomConfig:
+    refuse_what_is_lost(model)
     block = model.blocks[0]
     pooled = not isinstance(model.fc_norm, nn.Identity)
-    norm = model.fc_norm if pooled else model.norm
+    normed = not isinstance(model.norm, nn.Identity)
     return ViTCustomConfig(  # type: ignore[call-arg]  # num_labels is a property of transformers
         image_size=list(model.patch_embed.img_size),
         patch_size=list(model.patch_embed.patch_size),
@@ -60,12 +76,15 @@ def convert_config(model: Any) -> ViTCustomConfig:
         num_attention_heads=[block.attn.num_heads],
         intermediate_size=block.mlp.fc1.out_features,
         hidden_act=hidden_act(block.mlp.act),
-        final_norm="pooled" if pooled else "all",
-        layer_norm_eps=norm.eps,
+        final_norm="pooled" if pooled else "all" if normed else "none",
+        layer_norm_eps=block.norm1.eps,
+        embeddings_dropout_prob=model.pos_drop.p,
+        attention_probs_dropout_prob=block.attn.attn_drop.p,
+        drop_path_rate=getattr(model.blocks[-1].drop_path1, "drop_prob", 0.0),
         qkv_bias=block.attn.qkv.bias is not None,
         qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
         layer_scale_init_value=block.ls1.init_values if hasattr(block.ls1, "gamma") else None,
-        pooling={"token": "cls", "avg": "mean"}[model.global_pool],
+        pooling=POOLINGS[model.global_pool],
         num_labels=model.num_classes,
     )
 

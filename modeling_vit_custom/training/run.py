@@ -34,13 +34,17 @@ def train(recipe: Recipe) -> Trained:
     """Train on the recipe's data and evaluate on its held-out part. Writes nothing but Trainer's own files.
 
     Raises:
-        ValueError: the recipe names a data set that is not built in.
+        ValueError: the recipe names a data set that is not built in, or asks for more examples than there are.
     """
     if recipe.data.dataset not in DATASETS:
         raise ValueError(f"`dataset: {recipe.data.dataset}` is not built in: choose one of {', '.join(DATASETS)}.")
     start = time.perf_counter()
     set_seed(recipe.training.seed)
     splits = DATASETS[recipe.data.dataset](recipe.data.split_seed)
+    if recipe.data.num_examples > len(splits["test"]):
+        raise ValueError(
+            f"`num_examples: {recipe.data.num_examples}` exceeds the {len(splits['test'])} held-out images."
+        )
     labels = splits["train"].features["label"].names
     id2label = dict(enumerate(labels))
     settings: dict[str, Any] = {"problem_type": "single_label_classification", **recipe.model.config_overrides}
