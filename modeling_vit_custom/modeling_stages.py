@@ -38,7 +38,7 @@ class ViTCustomMLP(nn.Module):
 
 class ViTCustomBranchEnd(nn.Module):
     """The end of a residual branch: dropout, LayerScale ("Going deeper with Image Transformers", 2.1) and stochastic
-    depth, which drops the branch for whole images ("Deep Networks with Stochastic Depth", 3)."""
+    depth ("Deep Networks with Stochastic Depth", 3), drawn for each image rather than for a batch."""
 
     def __init__(self, config, stage, layer: int):
         super().__init__()

@@ -105,9 +105,11 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         super().__init__(config)
         self.embeddings = ViTCustomEmbeddings(config)
         self.stages = nn.ModuleList([ViTCustomStage(config, stage) for stage in config.stages])
-        norms = {scope: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for scope in [config.final_norm]}
-        self.norm = norms.get("all", nn.Identity())
-        self.pooled_norm = norms.get("pooled", nn.Identity())
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        # CODEPATH: ViT norms all tokens, mean-pooled ViTs of timm and MAE the pooled vector, the tutorial nothing.
+        self.norm = norm if config.final_norm == "all" else nn.Identity()
+        # CODEPATH: as above
+        self.pooled_norm = norm if config.final_norm == "pooled" else nn.Identity()
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)
