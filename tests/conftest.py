@@ -18,6 +18,7 @@ The whole test suite, written by `pytest --record`: the newest versions by `make
 |---|---|---|---|---:|---:|---:|---:|---|
 """
 START = time.perf_counter()
+CERTIFICATE = birth_certificate("pytest --record")  # of the tree as the run found it
 
 
 def pytest_addoption(parser):
@@ -30,11 +31,10 @@ def pytest_terminal_summary(terminalreporter, config):
     passed, failed, skipped, errors = (
         len(terminalreporter.getreports(name)) for name in ("passed", "failed", "skipped", "error")
     )
-    certificate = birth_certificate("pytest --record")
     versions = version("transformers"), version("torch"), platform.python_version(), version("timm")
-    row = (*versions, passed, failed + errors, skipped, round(time.perf_counter() - START), certificate["commit"])
+    row = (*versions, passed, failed + errors, skipped, round(time.perf_counter() - START), CERTIFICATE["commit"])
     rows = dict(re.findall(r"^(\| \d+\.\d+\.\d+) (.*)$", PAGE.read_text(), flags=re.MULTILINE)) if PAGE.exists() else {}
     rows[f"| {row[0]}"] = "| " + " | ".join(map(str, row[1:])) + " |"
     by_version = sorted(rows, key=lambda key: [int(number) for number in key[2:].split(".")])
     table = "".join(f"{key} {rows[key]}\n" for key in by_version)
-    PAGE.write_text(HEAD.format(hardware=certificate["hardware"]) + table)
+    PAGE.write_text(HEAD.format(hardware=CERTIFICATE["hardware"]) + table)
