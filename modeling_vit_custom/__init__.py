@@ -13,11 +13,13 @@
 # limitations under the License.
 """The Vision Transformer family for Hugging Face transformers. Importing this registers it with the Auto classes."""
 
+from transformers import AutoBackbone
 from transformers import AutoConfig
 from transformers import AutoModel
 from transformers import AutoModelForImageClassification
 
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_vit_custom import ViTCustomBackbone
 from .modeling_vit_custom import ViTCustomForImageClassification
 from .modeling_vit_custom import ViTCustomModel
 from .modeling_vit_custom import ViTCustomPreTrainedModel
@@ -26,9 +28,11 @@ __version__ = "0.1.0"
 
 AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig, exist_ok=True)
 AutoModel.register(ViTCustomConfig, ViTCustomModel, exist_ok=True)
+AutoBackbone.register(ViTCustomConfig, ViTCustomBackbone, exist_ok=True)
 AutoModelForImageClassification.register(ViTCustomConfig, ViTCustomForImageClassification, exist_ok=True)
 
 __all__ = [
+    "ViTCustomBackbone",
     "ViTCustomConfig",
     "ViTCustomForImageClassification",
     "ViTCustomModel",

@@ -13,6 +13,7 @@
 # limitations under the License.
 """What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, keys of config.json, tensors."""
 
+import copy
 import difflib
 import os
 import re
@@ -31,12 +32,15 @@ logger = logging.get_logger(__name__)
 AUTO_MAP = {
     "AutoConfig": "configuration_vit_custom.ViTCustomConfig",
     "AutoModel": "modeling_vit_custom.ViTCustomModel",
+    "AutoBackbone": "modeling_vit_custom.ViTCustomBackbone",
     "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
 }
 SHIPPED_FILES = (
     "checkpoint_files.py",
+    "configuration_checks.py",
     "configuration_vit_custom.py",
     "modeling_embeddings.py",
+    "modeling_geometry.py",
     "modeling_attention.py",
     "modeling_stages.py",
     "modeling_heads.py",
@@ -50,12 +54,11 @@ TRANSFORMERS_KEYS = frozenset(
     base_model_fsdp_plan base_model_pp_plan base_model_tp_plan chunk_size_feed_forward compression_config
     cross_attention_hidden_size custom_pipelines distributed_config dtype experts_implementation finetuning_task
     fsdp_config gradient_checkpointing is_decoder is_encoder_decoder kernel_config loss_type model_type name_or_path
-    neuron num_labels output_attentions output_hidden_states output_past
-    output_scores per_layer_config prefix problem_type
-    pruned_heads quantization_config return_dict return_unused_kwargs sep_token_id task_specific_params
-    tensor_parallel tf_legacy_loss tie_encoder_decoder tie_last_hidden_states tie_word_embeddings tokenizer_class
-    torch_dtype torchscript transformers_version trust_remote_code use_bfloat16 use_cache use_kernels
-    use_return_dict xla_device""".split()
+    neuron num_labels out_features out_indices output_attentions output_hidden_states output_past output_scores
+    per_layer_config prefix problem_type pruned_heads quantization_config return_dict return_unused_kwargs
+    sep_token_id task_specific_params tensor_parallel tf_legacy_loss tie_encoder_decoder tie_last_hidden_states
+    tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version trust_remote_code use_bfloat16
+    use_cache use_kernels use_return_dict xla_device""".split()
 )
 # Read-only views of a pyramid's lists, and the field that sets each.
 VIEWS = {"hidden_size": "hidden_sizes", "num_hidden_layers": "depths"}
@@ -67,7 +70,7 @@ def unknown_keys(keys: Iterable[str], config_class: type) -> list[str]:
     Raises:
         ValueError: a key is close to a field of `config_class`, where a setting would be lost in silence.
     """
-    names = {f.name for f in fields(config_class)}
+    names = {f.name for f in fields(config_class) if f.name[0] != "_"}
     known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
     unknown = [key for key in keys if not key.startswith("_") and key not in known]
     for key in unknown:
@@ -107,6 +110,20 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
                 shutil.copyfile(source, target)
         except OSError as error:
             logger.warning(f"{folder} lacks {name}, put it there before you share the folder: {error}")
+
+
+def keep_kernel(kwargs: dict):
+    """Take another patch size than the checkpoint's out of `from_pretrained`'s arguments, and return it, or None: the
+    weights load at their own size first. It stands in `patch_size`, or, from Auto classes, in the configuration."""
+    config = kwargs.get("config")
+    if not hasattr(config, "patch_size"):
+        return kwargs.pop("patch_size", None)
+    kernel, patch_size = getattr(config, "patch_kernel_size", None), config.patch_size
+    if kernel is None:
+        return None
+    kwargs["config"] = copy.deepcopy(config)
+    kwargs["config"].patch_size = list(kernel)
+    return patch_size
 
 
 def check_loading(model, info: dict, ignore_mismatched_sizes: bool):

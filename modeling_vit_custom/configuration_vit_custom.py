@@ -16,32 +16,18 @@
 import os
 from dataclasses import dataclass
 from dataclasses import field
-from typing import Any
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
-from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneConfigMixin
 
 from .checkpoint_files import AUTO_MAP
 from .checkpoint_files import copy_shipped_files
 from .checkpoint_files import unknown_keys
 from .checkpoint_files import warn_of_unknown_keys
-
-# The same positions at another grid differ by recipe: mode and antialias of torch's interpolate, always in float32.
-POSITION_INTERPOLATIONS = {
-    "bicubic": ("bicubic", False),  # transformers' ViT, DeiT and CLIP
-    "bicubic_antialias": ("bicubic", True),  # timm
-    "bilinear": ("bilinear", False),  # Segmenter
-    "bilinear_antialias": ("bilinear", True),  # big_vision, FlexiViT
-}
-SINGLE, MULTI, SOFT = (f"{kind}_label_classification" for kind in ("single", "multi", "soft"))
-PROBLEM_TYPES = (SINGLE, MULTI, SOFT, "regression")
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """A side or (height, width) as (height, width)."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+from .configuration_checks import pair
+from .configuration_checks import problems
 
 
 @dataclass(frozen=True)
@@ -49,47 +35,71 @@ class StageConfig:
     """One row of the parallel lists: what a stage needs to know of itself."""
 
     index: int
+    input_size: int  # the width that comes in
     hidden_size: int
     depth: int
     num_attention_heads: int
     intermediate_size: int
     drop_path_rates: tuple[float, ...]
+    downsample: str
 
 
 @strict
-class ViTCustomConfig(PretrainedConfig):
+class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
     r"""A Vision Transformer as data; by default ViT-B/16 at 224 pixels ("An Image is Worth 16x16 Words", table 1).
 
     Args:
         image_size (`int` or `[height, width]`, pixels): the nominal size. Any size of at least one patch can be fed.
-        patch_size (`int` or `[height, width]`, pixels): side of a patch, and the distance between patches.
+        patch_size (`int` or `[height, width]`, pixels): side of a patch; another one at loading resamples the kernel.
+        patch_stride (`int` or `[height, width]`, *optional*): distance between patches, the patch size if unset.
+        patch_bias (`bool`): bias of the patch embedding; CLIP has none.
+        patch_kernel_size (`[height, width]`, *optional*): the patch size of the weights; a model sets it when built.
         num_channels (`int`): channels of `pixel_values`.
-        prefix_tokens (`list[str]`): tokens put before the patches, in order: `"cls"`, `"register"` (any number).
-        position_embedding (`str`): `"learned"`, `"sincos"` (fixed; big_vision's formula) or `"none"`.
+        prefix_tokens (`list[str]`): tokens before the patches, in order: `"cls"`, `"distillation"`, any `"register"`s.
+        embeddings_norm (`str`): LayerNorm over the `"patches"` before their positions (Swin, eps 1e-5), over all
+            `"tokens"` after them (CLIP), or `"none"`.
+        position_embedding (`str`): `"learned"`, `"sincos"` (fixed; big_vision's formula), `"rotary"` (DINOv3) or
+            `"none"`.
+        rope_theta (`float`): base of the rotary positions' wavelengths.
         num_prefix_positions (`int`, *optional*): how many prefix tokens have a learned position; all of them if unset.
         position_grid (`[rows, columns]`, *optional*): the grid that the position table is for; that of `image_size`
             if unset. Kept apart from `image_size`, so that a checkpoint loads at any size with its positions resampled.
-        position_interpolation (`str`): the recipe of that resampling: `"bicubic"` (transformers),
-            `"bicubic_antialias"` (timm), `"bilinear"` (Segmenter), `"bilinear_antialias"` (big_vision).
+        position_interpolation (`str`): the recipe of that resampling: `"bicubic"` (transformers), `"bicubic_float32"`
+            (its DINOv2), `"bicubic_antialias"` (timm), `"bicubic_offset"` (the original DINOv2), `"bilinear"`
+            (Segmenter), `"bilinear_corners"` (Google's own), `"bilinear_antialias"` (FlexiViT).
         hidden_sizes, depths, num_attention_heads (`list[int]`): width, layers and heads of each stage.
+        downsample (`str`): how each stage but the first halves the grid: `"merge"` (Swin), `"conv"` (PiT), `"none"`.
+        window_size (`int`, *optional*): attention within windows of this side with relative position biases, shifted
+            in every second layer (Swin); over the whole image if unset.
+        window_pad_order (`str`): what comes first where a grid is no multiple of the window: `"pad_then_shift"`
+            (transformers, mmdetection) or `"shift_then_pad"` (timm).
+        window_clamp (`str`): a window larger than the grid shrinks along both sides and is not shifted (`"joint"`:
+            the original, transformers), along each side by itself (`"per_axis"`: timm), or `"never"` (backbones of
+            transformers and mmdetection), where the grid is padded instead.
         mlp_ratio (`float`): width of the feed-forward over that of its stage.
         intermediate_size (`int`, *optional*): that width itself, for a model of one stage; wins over `mlp_ratio`.
+        gated_mlp (`bool`): a gate multiplies the feed-forward's inner units (SwiGLU with `hidden_act="silu"`).
         hidden_act (`str`): `"gelu"` (exact), `"gelu_pytorch_tanh"`, `"quick_gelu"`, `"relu"`, or any of transformers'.
         norm_placement (`str`): LayerNorm `"pre"` (ViT) or `"post"` (the 2017 Transformer) each residual branch.
         final_norm (`str`): LayerNorm over `"all"` tokens, over the `"pooled"` vector only, or `"none"`.
         layer_norm_eps (`float`): 1e-6 in the original and timm, 1e-12 in transformers' ViT.
-        qkv_bias, qk_norm (`bool`): bias of the three projections; LayerNorm on each head's queries and keys (ViT-22B).
+        qkv_bias (`bool` or a list of three): bias of the query, key and value projections.
+        qk_norm (`bool`): LayerNorm on each head's queries and keys (ViT-22B).
         layer_scale_init_value (`float`, *optional*): LayerScale on both branches from this value (CaiT); none if unset.
         hidden_dropout_prob (`float`): dropout at the end of both residual branches.
         embeddings_dropout_prob (`float`): dropout on the tokens after their positions.
         attention_probs_dropout_prob (`float`): dropout on the attention probabilities.
-        drop_path_rate (`float`): stochastic depth of both branches, linearly from 0 at the first layer.
+        drop_path_rate (`float`): stochastic depth of both branches in the last layer.
+        drop_path_schedule (`str`): `"linear"` from 0 at the first layer, or `"constant"` (DeiT-III, DINOv2).
         initializer_range (`float`): standard deviation of the initial weights.
-        pooling (`str`): the image's vector is the `"cls"` token, or the `"mean"` of the patch tokens.
+        pooling (`str`): the image's vector is the `"cls"` token, the `"mean"` of the patch tokens, or both side by
+            side (`"cls_mean"`: DINOv2's classifier).
+        distillation_head (`bool`): a second classifier on the `"distillation"` token (DeiT); logits are the average.
         head_hidden_size (`int`, *optional*): width of the classifier's hidden layer; a linear classifier if unset.
         head_hidden_act (`str`): its activation, `"tanh"` in the original's pre-training head.
         problem_type (`str`, *optional*): the loss: `"single_label_classification"`, `"multi_label_classification"`,
             `"soft_label_classification"` (cross entropy with probabilities, as Mixup makes them) or `"regression"`.
+        out_features (`list[str]`), out_indices (`list[int]`): feature maps of a backbone, of `stage_names`; the last.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: settings that cannot be built, with the fix.
@@ -101,37 +111,53 @@ class ViTCustomConfig(PretrainedConfig):
 
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
+    patch_stride: int | list[int] | tuple[int, int] | None = None
+    patch_bias: bool = True
+    patch_kernel_size: list[int] | tuple[int, int] | None = None
     num_channels: int = 3
     prefix_tokens: list[str] = field(default_factory=lambda: ["cls"])
+    embeddings_norm: str = "none"
     position_embedding: str = "learned"
+    rope_theta: float | int = 100.0
     num_prefix_positions: int | None = None
     position_grid: list[int] | tuple[int, int] | None = None
     position_interpolation: str = "bicubic"
     hidden_sizes: list[int] = field(default_factory=lambda: [768])
     depths: list[int] = field(default_factory=lambda: [12])
     num_attention_heads: list[int] = field(default_factory=lambda: [12])
+    downsample: str = "none"
+    window_size: int | None = None
+    window_pad_order: str = "pad_then_shift"
+    window_clamp: str = "joint"
     mlp_ratio: float | int = 4.0
     intermediate_size: int | None = None
+    gated_mlp: bool = False
     hidden_act: str = "gelu"
     norm_placement: str = "pre"
     final_norm: str = "all"
     layer_norm_eps: float | int = 1e-6
-    qkv_bias: bool = True
+    qkv_bias: bool | list[bool] = True
     qk_norm: bool = False
     layer_scale_init_value: float | int | None = None
     hidden_dropout_prob: float | int = 0.0
     embeddings_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     drop_path_rate: float | int = 0.0
+    drop_path_schedule: str = "linear"
     initializer_range: float | int = 0.02
     pooling: str = "cls"
+    distillation_head: bool = False
     head_hidden_size: int | None = None
     head_hidden_act: str = "tanh"
     problem_type: str | None = None  # type: ignore[assignment]  # transformers knows three, we know soft labels too
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs):
+        maps = kwargs.pop("out_features", None), kwargs.pop("out_indices", None)
         warn_of_unknown_keys(kwargs, type(self))
         super().__post_init__(**kwargs)
+        self.set_output_features_output_indices(*maps)
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -142,7 +168,7 @@ class ViTCustomConfig(PretrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the last stage: of `last_hidden_state` and of the pooled vector."""
+        """Width of the last stage: of `last_hidden_state`."""
         return self.hidden_sizes[-1]
 
     @property
@@ -150,25 +176,47 @@ class ViTCustomConfig(PretrainedConfig):
         return sum(self.depths)
 
     @property
+    def pooled_size(self) -> int:
+        """Width of the pooled vector."""
+        return 2 * self.hidden_size if self.pooling == "cls_mean" else self.hidden_size
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The feature maps that a backbone has: the embeddings', then each stage's; where no stage changes the grid,
+        each layer's, as in transformers' plain backbones."""
+        num_maps = self.num_hidden_layers if self.downsample == "none" else len(self.depths)
+        return ["stem", *(f"stage{index}" for index in range(1, num_maps + 1))]
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the patches of an image of `image_size`."""
-        (height, width), (patch_height, patch_width) = pair(self.image_size), pair(self.patch_size)
-        return height // patch_height, width // patch_width
+        sides = zip(*map(pair, (self.image_size, self.patch_size, self.patch_stride or self.patch_size)), strict=True)
+        rows, columns = ((side - patch) // stride + 1 for side, patch, stride in sides)
+        return rows, columns
 
     @property
     def num_positioned_prefix_tokens(self) -> int:
-        return len(self.prefix_tokens) if self.num_prefix_positions is None else self.num_prefix_positions
+        if self.num_prefix_positions is not None:
+            return self.num_prefix_positions
+        return len(self.prefix_tokens) if self.position_embedding == "learned" else 0
+
+    @property
+    def qkv_biases(self) -> list[bool]:
+        return [self.qkv_bias] * 3 if isinstance(self.qkv_bias, bool) else self.qkv_bias
 
     @property
     def stages(self) -> list[StageConfig]:
-        """The stages as rows. Drop path grows linearly over the layers of all stages (Huang et al. 2016, section 3)."""
+        """The stages as rows. Linear drop path grows over the layers of all stages (Huang et al. 2016, section 3)."""
         lists = (self.hidden_sizes, self.depths, self.num_attention_heads)
-        last, first, rows = max(self.num_hidden_layers - 1, 1), 0, []
+        last, first, rows, before = max(self.num_hidden_layers - 1, 1), 0, [], self.hidden_sizes[0]
         for index, (width, depth, heads) in enumerate(zip(*lists, strict=True)):
             rates = tuple(self.drop_path_rate * layer / last for layer in range(first, first + depth))
+            if self.drop_path_schedule == "constant":
+                rates = (self.drop_path_rate,) * depth
             intermediate_size = self.intermediate_size or int(width * self.mlp_ratio)
-            rows.append(StageConfig(index, width, depth, heads, intermediate_size, rates))
-            first += depth
+            downsample = self.downsample if index else "none"
+            rows.append(StageConfig(index, before, width, depth, heads, intermediate_size, rates, downsample))
+            first, before = first + depth, width
         return rows
 
     def validate_output_attentions(self):
@@ -176,62 +224,15 @@ class ViTCustomConfig(PretrainedConfig):
 
     def validate_architecture(self):
         """Run by `@strict` at construction and at saving, and by every model before it is built."""
-        for problem in self._problems():
+        for problem in problems(self):
             raise ValueError(problem)
 
-    def _problems(self):
-        lists = {name: getattr(self, name) for name in ("hidden_sizes", "depths", "num_attention_heads")}
-        if len({len(values) for values in lists.values()}) != 1 or not self.depths:
-            yield f"`hidden_sizes`, `depths` and `num_attention_heads` need one entry per stage each, got {lists}."
-        for name, values in lists.items():
-            if any(value < 1 for value in values):
-                yield f"`{name}` must hold positive numbers, got {values}."
-        for width, heads in zip(self.hidden_sizes, self.num_attention_heads, strict=True):
-            if width % heads:
-                yield f"`num_attention_heads` must divide `hidden_sizes`: {heads} does not divide {width}."
-        if len(set(self.hidden_sizes)) > 1:
-            yield f"Stages without downsampling share a width: make `hidden_sizes` equal, got {self.hidden_sizes}."
-        for name in ("image_size", "patch_size", "position_grid"):
-            value = getattr(self, name)
-            if value is not None and ((not isinstance(value, int) and len(value) != 2) or min(pair(value)) < 1):
-                yield f"`{name}` must be a positive side or a pair of them, got {value}."
-        if min(self.grid) < 1:
-            yield f"`image_size` {self.image_size} is smaller than one patch: it needs at least {self.patch_size}."
-        for name, allowed in {
-            "position_embedding": ("learned", "sincos", "none"),
-            "position_interpolation": POSITION_INTERPOLATIONS,
-            "hidden_act": ACT2FN,
-            "head_hidden_act": ACT2FN,
-            "norm_placement": ("pre", "post"),
-            "final_norm": ("all", "pooled", "none"),
-            "pooling": ("cls", "mean"),
-            "problem_type": (None, *PROBLEM_TYPES),
-        }.items():
-            if getattr(self, name) not in allowed:
-                yield f"`{name}` must be one of {', '.join(map(str, allowed))}; got {getattr(self, name)!r}."
-        if set(self.prefix_tokens) - {"cls", "register"} or "cls" in self.prefix_tokens[1:]:
-            yield f"`prefix_tokens` is at most one 'cls', first, and any 'register's, got {self.prefix_tokens}."
-        if self.pooling == "cls" and "cls" not in self.prefix_tokens:
-            yield "`pooling='cls'` needs the token: put 'cls' first in `prefix_tokens`, or pool by 'mean'."
-        if not 0 <= self.num_positioned_prefix_tokens <= len(self.prefix_tokens):
-            yield f"`num_prefix_positions` must be 0 to the {len(self.prefix_tokens)} of `prefix_tokens`."
-        if self.position_embedding == "sincos":
-            if self.hidden_sizes[0] % 4:
-                yield f"`position_embedding='sincos'` needs a width that 4 divides, got {self.hidden_sizes[0]}."
-            if self.num_prefix_positions:
-                yield "`position_embedding='sincos'` gives prefix tokens no position: leave `num_prefix_positions` out."
-        for name in (name for name in vars(self) if name.endswith("_dropout_prob") or name == "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                yield f"`{name}` is a probability, at least 0 and below 1, got {getattr(self, name)}."
-        sizes = ("num_channels", "mlp_ratio", "intermediate_size", "head_hidden_size")
-        for name in (*sizes, "layer_norm_eps", "layer_scale_init_value", "initializer_range"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:  # NaN neither
-                yield f"`{name}` must be positive, got {value}."
-        if len(self.depths) > 1 and self.intermediate_size is not None:
-            yield "`intermediate_size` is for a model of one stage: give `mlp_ratio` instead."
-        if min(stage.intermediate_size for stage in self.stages) < 1:
-            yield f"`mlp_ratio` {self.mlp_ratio} leaves no width for the feed-forward: make it larger."
+    def to_dict(self):
+        """As transformers'; `out_features` and `out_indices` only where they are not simply the last map."""
+        output = super().to_dict()
+        if output["out_indices"] == [len(self.stage_names) - 1]:
+            del output["out_features"], output["out_indices"]
+        return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Write config.json with the full `auto_map`, and beside it every file of code that loading it needs."""

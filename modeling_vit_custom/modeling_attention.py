@@ -13,7 +13,7 @@
 # limitations under the License.
 """Multi-head self-attention through transformers' attention interface.
 
-B batch, N tokens, D width, K heads.
+B batch, N tokens, D width, K heads, G windows in an image, M tokens in a window.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .modeling_geometry import Geometry
+from .modeling_geometry import check_back_end
+from .modeling_geometry import rotate
 
 
 def eager_attention_forward(
@@ -44,8 +48,9 @@ def eager_attention_forward(
 
 
 class ViTCustomAttention(nn.Module):
-    """Self-attention over all tokens ("Attention Is All You Need", 3.2), with optional norms on each head's queries and
-    keys ("Scaling Vision Transformers to 22 Billion Parameters", 2.1)."""
+    """Self-attention over all tokens ("Attention Is All You Need", 3.2) or within windows ("Swin Transformer", 3.2),
+    with optional norms on each head's queries and keys ("Scaling Vision Transformers to 22 Billion Parameters").
+    """
 
     is_causal = False
 
@@ -54,31 +59,60 @@ class ViTCustomAttention(nn.Module):
         self.config = config
         self.head_dim = stage.hidden_size // stage.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=config.qkv_bias)
+        query_bias, key_bias, value_bias = config.qkv_biases
+        self.q_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=query_bias)
+        self.k_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=key_bias)
+        self.v_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=value_bias)
         self.q_norm = self.k_norm = None
         if config.qk_norm:  # CODEPATH: ViT-22B and some of timm's ViTs; the others have none
             self.q_norm = nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps)
             self.k_norm = nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps)
+        self.relative_position_bias_table = None
+        if config.window_size is not None:  # CODEPATH: Swin
+            num_offsets = (2 * config.window_size - 1) ** 2
+            self.relative_position_bias_table = nn.Parameter(torch.empty(num_offsets, stage.num_attention_heads))
         self.o_proj = nn.Linear(stage.hidden_size, stage.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def bias(self, geometry: Geometry, query: torch.Tensor, batch: int) -> torch.Tensor | None:
+        """(B * G, K, M, D / K) -> (1 or B * G, K, M, M): relative position biases, and the mask of shifted windows."""
+        if self.relative_position_bias_table is None:
+            return None
+        check_back_end(self.config)  # again: it may have been changed since the model was built
+        table = self.relative_position_bias_table[geometry.relative_index].to(query.dtype)
+        bias = table.T.unflatten(1, (query.shape[2], -1))[None]  # (1, K, M, M)
+        if geometry.mask is None:
+            return bias.contiguous()
+        return (bias + geometry.mask).repeat(batch, 1, 1, 1)
+
+    def forward(
+        self, hidden_states: torch.Tensor, geometry: Geometry, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, N, D) -> (B, N, D), (B, K, N, N): the second is None where the back-end does not form it.
 
-        When attentions are asked for, this layer computes them eagerly: the other back-ends never hold them.
+        Within windows the second is (B * G, K, M, M): image by image, windows row by row, tokens of each row by row,
+        after shift and padding. When attentions are asked for, this layer computes them eagerly: the other back-ends
+        never hold them.
         """
+        batch = hidden_states.shape[0]
+        if geometry.windows is not None:
+            hidden_states = geometry.windows.split(hidden_states)
         query, key, value = (
             projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, K, N, D / K)
         if self.q_norm is not None:
             query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
+        if geometry.rotary is not None:
+            query, key = rotate(query, geometry.rotary), rotate(key, geometry.rotary)
         attend: Callable = eager_attention_forward
         if not kwargs.get("output_attentions", self.config.output_attentions):
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        bias = self.bias(geometry, query, batch)
         context, probabilities = attend(
-            self, query, key, value, None, scaling=self.scaling, dropout=dropout, **kwargs
+            self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs
         )  # (B, N, K, D / K)
-        return self.o_proj(context.flatten(2)), probabilities
+        context = context.flatten(2)
+        if geometry.windows is not None:
+            context = geometry.windows.join(context, batch)
+        return self.o_proj(context), probabilities

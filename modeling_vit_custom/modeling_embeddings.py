@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .configuration_vit_custom import POSITION_INTERPOLATIONS
-from .configuration_vit_custom import pair
+from .configuration_checks import POSITION_INTERPOLATIONS
+from .configuration_checks import pair
 
 # torch 2.6 cannot tell export from compilation: there, compiled models resample at the native size too.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
@@ -46,18 +46,36 @@ def sincos_positions(rows: int, columns: int, width: int, device: torch.device) 
 def resample_positions(
     positions: torch.Tensor, from_grid: Sequence[int], to_grid: Sequence[int], recipe: str
 ) -> torch.Tensor:
-    """(1, h * w, D) -> (1, h' * w', D): the same picture of positions drawn on another grid, computed in float32.
+    """(1, h * w, D) -> (1, h' * w', D): the same picture of positions drawn on another grid, in float32 at least.
 
     At equal grids the input itself comes back; an exported program always resamples, since a shortcut would fix its
-    size, and resampling to the same size is the identity.
+    size, and resampling to the same size is the identity. With an offset it is not, and an export has one size.
     """
-    if not is_exporting() and tuple(from_grid) == tuple(to_grid):
+    how = POSITION_INTERPOLATIONS[recipe]
+    if (how.offset or not is_exporting()) and tuple(from_grid) == tuple(to_grid):
         return positions
-    mode, antialias = POSITION_INTERPOLATIONS[recipe]
     image = positions.unflatten(1, tuple(from_grid)).permute(0, 3, 1, 2)
-    dtype = torch.promote_types(image.dtype, torch.float32)
-    image = nn.functional.interpolate(image.to(dtype), size=tuple(to_grid), mode=mode, antialias=antialias)
+    image = image.to(torch.float32 if how.exactly_float32 else torch.promote_types(image.dtype, torch.float32))
+    target: dict = {"size": tuple(to_grid)}
+    if how.offset:  # CODEPATH: DINOv2's own code tells interpolate a scale that this offset makes slightly wrong
+        scales = [(new + how.offset) / old for new, old in zip(to_grid, from_grid, strict=True)]
+        target = {"scale_factor": tuple(scales)}
+    image = nn.functional.interpolate(
+        image, mode=how.mode, antialias=how.antialias, align_corners=how.align_corners, **target
+    )
     return image.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+def resample_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(D, C, p, q) -> (D, C, p', q'): the kernel that gives on resized patches what this one gives on the original.
+
+    The pseudo-inverse of the patches' bilinear resize ("FlexiViT: One Model for All Patch Sizes", section 3.4).
+    """
+    num_pixels = kernel.shape[2] * kernel.shape[3]
+    pixels = torch.eye(num_pixels, dtype=torch.float64, device=kernel.device).unflatten(1, kernel.shape[2:])[:, None]
+    resized = nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+    matrix = torch.linalg.pinv(resized.flatten(1))  # (p' * q', p * q): patches p -> p' are `resized` transposed
+    return (kernel.flatten(2).double() @ matrix.T).unflatten(2, size).to(kernel.dtype)
 
 
 class ViTCustomEmbeddings(nn.Module):
@@ -67,7 +85,13 @@ class ViTCustomEmbeddings(nn.Module):
         super().__init__()
         width, patch_size = config.hidden_sizes[0], pair(config.patch_size)
         self.config = config
-        self.patch_embeddings = nn.Conv2d(config.num_channels, width, kernel_size=patch_size, stride=patch_size)
+        self.patch_embeddings = nn.Conv2d(
+            config.num_channels, width, patch_size, pair(config.patch_stride or patch_size), bias=config.patch_bias
+        )
+        self.norm = None
+        if config.embeddings_norm != "none":  # CODEPATH: Swin's stem ("patches"), CLIP's image tower ("tokens")
+            # Swin's is 1e-5 in every implementation, whatever the eps of its layers.
+            self.norm = nn.LayerNorm(width, eps=1e-5 if config.embeddings_norm == "patches" else config.layer_norm_eps)
         self.prefix_tokens = None
         if config.prefix_tokens:  # CODEPATH: big_vision's mean-pooled ViTs have no prefix token
             self.prefix_tokens = nn.Parameter(torch.empty(1, len(config.prefix_tokens), width))
@@ -78,30 +102,36 @@ class ViTCustomEmbeddings(nn.Module):
             self.position_embeddings = nn.Parameter(torch.empty(1, num_positions, width))
         self.dropout = nn.Dropout(config.embeddings_dropout_prob)
 
-    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """() -> (1, p, D), (1, h * w, D): the p prefix tokens' positions, and the patches' on `position_grid`."""
-        config = self.config
-        if config.position_embedding == "learned":  # CODEPATH: see the constructor
-            return self.position_embeddings.tensor_split((config.num_positioned_prefix_tokens,), dim=1)
-        rows, columns = config.position_grid
-        table = sincos_positions(rows, columns, config.hidden_sizes[0], self.patch_embeddings.weight.device)
-        return table[:, :0], table
-
     def positions(self, grid: tuple[int, int]) -> torch.Tensor:
         """() -> (1, P + h * w, D): a position for each token at any grid; prefix tokens without one get zero."""
-        prefix, table = self.tables()
-        table = resample_positions(table, self.config.position_grid, grid, self.config.position_interpolation)
-        none = table.new_zeros(1, len(self.config.prefix_tokens) - prefix.shape[1], table.shape[2])
+        config = self.config
+        if config.position_embedding == "sincos":  # CODEPATH: big_vision's S/16; its formula holds for every grid
+            table = sincos_positions(*grid, config.hidden_sizes[0], self.patch_embeddings.weight.device)
+            prefix = table[:, :0]
+        else:
+            prefix, table = self.position_embeddings.tensor_split((config.num_positioned_prefix_tokens,), dim=1)
+            table = resample_positions(table, config.position_grid, grid, config.position_interpolation)
+        none = table.new_zeros(1, len(config.prefix_tokens) - prefix.shape[1], table.shape[2])
         return torch.cat((prefix, none, table), dim=1)
 
     def resize_positions(self, grid: tuple[int, int]):
         """Draw the learned positions on `grid` for good."""
-        if self.config.position_embedding != "learned":
-            raise ValueError("Only learned positions can be resized: fixed ones are resampled at each call.")
-        prefix, table = self.tables()
-        table = resample_positions(table, self.config.position_grid, grid, self.config.position_interpolation)
+        if self.position_embeddings is None:
+            raise ValueError("Only learned positions can be resized: the others are computed for each call's grid.")
+        prefix, _, table = self.positions(grid).tensor_split(
+            (self.config.num_positioned_prefix_tokens, len(self.config.prefix_tokens)), dim=1
+        )
         self.position_embeddings = nn.Parameter(torch.cat((prefix, table), dim=1).detach())
         self.config.position_grid = list(grid)
+
+    def resize_patches(self, size: tuple[int, int]):
+        """Resample the kernel to patches of `size` pixels for good; patches that did not overlap still do not."""
+        if size == self.patch_embeddings.kernel_size:
+            return
+        self.patch_embeddings.weight = nn.Parameter(resample_kernel(self.patch_embeddings.weight.detach(), size))
+        self.patch_embeddings.kernel_size = size
+        self.patch_embeddings.stride = pair(self.config.patch_stride or size)
+        self.config.patch_size, self.config.patch_kernel_size = list(size), list(size)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """(B, C, H, W) -> (B, P + h * w, D), (h, w). Pixels beyond the last whole patch are not seen."""
@@ -121,9 +151,12 @@ class ViTCustomEmbeddings(nn.Module):
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, h, w)
         grid = (patches.shape[2], patches.shape[3])
         hidden_states = patches.flatten(2).transpose(1, 2)  # (B, h * w, D)
+        if config.embeddings_norm == "patches":
+            hidden_states = self.norm(hidden_states)
         if self.prefix_tokens is not None:
             prefix_tokens = self.prefix_tokens.expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat((prefix_tokens.to(hidden_states.dtype), hidden_states), dim=1)
-        if config.position_embedding != "none":  # CODEPATH: an ablation, and the way of models with relative positions
+        if config.position_embedding in ("learned", "sincos"):  # CODEPATH: Swin's and DINOv3's are in their attention
             hidden_states = hidden_states + self.positions(grid).to(hidden_states.dtype)
-        return self.dropout(hidden_states), grid
+        hidden_states = self.dropout(hidden_states)
+        return (self.norm(hidden_states) if config.embeddings_norm == "tokens" else hidden_states), grid

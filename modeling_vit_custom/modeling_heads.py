@@ -16,11 +16,14 @@
 B batch, P prefix tokens, N tokens, D width, L labels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import ImageClassifierOutput
 
-from .configuration_vit_custom import PROBLEM_TYPES
+from .configuration_checks import PROBLEM_TYPES
 
 
 def pool_cls(hidden_states: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
@@ -33,7 +36,25 @@ def pool_mean(hidden_states: torch.Tensor, num_prefix_tokens: int) -> torch.Tens
     return hidden_states[:, num_prefix_tokens:].mean(dim=1)
 
 
-POOL = {"cls": pool_cls, "mean": pool_mean}
+def pool_cls_mean(hidden_states: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+    """(B, N, D) -> (B, 2 * D): both, side by side."""
+    return torch.cat([pool(hidden_states, num_prefix_tokens) for pool in (pool_cls, pool_mean)], dim=1)
+
+
+POOL = {"cls": pool_cls, "mean": pool_mean, "cls_mean": pool_cls_mean}
+
+
+@dataclass
+class ViTCustomImageClassifierOutput(ImageClassifierOutput):
+    """Of a distilled model, whose `logits` (B, L) are the average of the two others; else these are None.
+
+    Args:
+        cls_logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`): of the class token.
+        distillation_logits (`torch.FloatTensor` of shape `(batch_size, num_labels)`): of the distillation token.
+    """
+
+    cls_logits: torch.FloatTensor | None = None
+    distillation_logits: torch.FloatTensor | None = None
 
 
 class ViTCustomMLPHead(nn.Module):
@@ -41,7 +62,7 @@ class ViTCustomMLPHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.head_hidden_size)
+        self.fc1 = nn.Linear(config.pooled_size, config.head_hidden_size)
         self.activation = ACT2FN[config.head_hidden_act]
         self.fc2 = nn.Linear(config.head_hidden_size, config.num_labels)
 
@@ -56,7 +77,7 @@ def make_classifier(config) -> nn.Module:
         return nn.Identity()
     if config.head_hidden_size is not None:  # CODEPATH: checkpoints of the original's and big_vision's pre-training
         return ViTCustomMLPHead(config)
-    return nn.Linear(config.hidden_size, config.num_labels)
+    return nn.Linear(config.pooled_size, config.num_labels)
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:

@@ -11,10 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The repeated part: feed-forward, stochastic depth, layer, stage.
+"""The repeated part: feed-forward, stochastic depth, layer; stage entries, stage.
 
-B batch, h w grid, N tokens, D width.
+B batch, h w grid, P prefix tokens, N tokens (P + h * w), D width.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -22,17 +24,26 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .modeling_attention import ViTCustomAttention
+from .modeling_geometry import Geometry
+from .modeling_geometry import make_geometries
 
 
 class ViTCustomMLP(nn.Module):
+    """The feed-forward, whose inner units a gate may multiply ("GLU Variants Improve Transformer", equation 6)."""
+
     def __init__(self, config, stage):
         super().__init__()
         self.fc1 = nn.Linear(stage.hidden_size, stage.intermediate_size)
+        self.gate = None
+        if config.gated_mlp:  # CODEPATH: DINOv2 giant and some of DINOv3
+            self.gate = nn.Linear(stage.hidden_size, stage.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(stage.intermediate_size, stage.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)"""
+        if self.gate is not None:
+            return self.fc2(self.activation(self.gate(hidden_states)) * self.fc1(hidden_states))
         return self.fc2(self.activation(self.fc1(hidden_states)))
 
 
@@ -73,13 +84,71 @@ class ViTCustomLayer(GradientCheckpointingLayer):
         self.mlp = ViTCustomMLP(config, stage)
         self.branch2 = ViTCustomBranchEnd(config, stage, layer)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, geometry: Geometry, **kwargs) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)"""
         if self.norm_placement == "post":  # CODEPATH: the tutorial's encoder, as in the 2017 Transformer
-            hidden_states = self.norm1(hidden_states + self.branch1(self.attention(hidden_states, **kwargs)[0]))
+            hidden_states = self.norm1(
+                hidden_states + self.branch1(self.attention(hidden_states, geometry, **kwargs)[0])
+            )
             return self.norm2(hidden_states + self.branch2(self.mlp(hidden_states)))
-        hidden_states = hidden_states + self.branch1(self.attention(self.norm1(hidden_states), **kwargs)[0])
+        attended = self.attention(self.norm1(hidden_states), geometry, **kwargs)[0]
+        hidden_states = hidden_states + self.branch1(attended)
         return hidden_states + self.branch2(self.mlp(self.norm2(hidden_states)))
+
+
+class ViTCustomSameGrid(nn.Module):
+    """The entry of a stage that changes nothing."""
+
+    def __init__(self, config, stage):
+        super().__init__()
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+        """(B, N, D), (h, w) -> (B, N, D), (h, w)"""
+        return hidden_states, grid
+
+
+class ViTCustomMerge(nn.Module):
+    """Two by two neighbours as one token ("Swin Transformer", section 3.1)."""
+
+    def __init__(self, config, stage):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * stage.input_size, eps=1e-5)  # in every implementation, whatever the layers' eps
+        self.reduction = nn.Linear(4 * stage.input_size, stage.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+        """(B, h * w, D), (h, w) -> (B, h' * w', D'), (h', w'): half the sides, rounded up; odd sides get zeros."""
+        rows, columns = grid
+        image = hidden_states.unflatten(1, grid)
+        if rows % 2 or columns % 2:
+            image = nn.functional.pad(image, (0, 0, 0, columns % 2, 0, rows % 2))
+        # The order of the public weights: down the left column, then down the right.
+        neighbours = [image[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        image = torch.cat(neighbours, dim=-1)  # (B, h', w', 4 * D)
+        return self.reduction(self.norm(image.flatten(1, 2))), (image.shape[1], image.shape[2])
+
+
+class ViTCustomConvPool(nn.Module):
+    """A depthwise convolution for the patches, a linear map for the prefix tokens ("Rethinking Spatial Dimensions of
+    Vision Transformers", section 3.2)."""
+
+    def __init__(self, config, stage):
+        super().__init__()
+        self.num_prefix_tokens = len(config.prefix_tokens)
+        old, new = stage.input_size, stage.hidden_size
+        self.conv = nn.Conv2d(old, new, kernel_size=3, stride=2, padding=1, groups=old)
+        self.prefix = nn.Linear(old, new) if config.prefix_tokens else None
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+        """(B, P + h * w, D), (h, w) -> (B, P + h' * w', D'), (h', w'): half the sides, rounded up."""
+        prefix, patches = hidden_states.tensor_split((self.num_prefix_tokens,), dim=1)
+        image = self.conv(patches.transpose(1, 2).unflatten(2, grid))  # (B, D', h', w')
+        patches = image.flatten(2).transpose(1, 2)
+        if self.prefix is not None:
+            patches = torch.cat((self.prefix(prefix), patches), dim=1)
+        return patches, (image.shape[2], image.shape[3])
+
+
+DOWNSAMPLE = {"none": ViTCustomSameGrid, "merge": ViTCustomMerge, "conv": ViTCustomConvPool}
 
 
 class ViTCustomStage(nn.Module):
@@ -87,12 +156,24 @@ class ViTCustomStage(nn.Module):
 
     def __init__(self, config, stage):
         super().__init__()
+        self.config, self.stage = config, stage
+        self.downsample = DOWNSAMPLE[stage.downsample](config, stage)
         self.layers = nn.ModuleList([ViTCustomLayer(config, stage, layer) for layer in range(stage.depth)])
+
+    def steps(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs
+    ) -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
+        """(B, N, D), (h, w) -> (B, N', D'), (h', w') after each layer."""
+        hidden_states, grid = self.downsample(hidden_states, grid)
+        geometries = make_geometries(self.config, self.stage, grid, hidden_states)
+        for index, layer in enumerate(self.layers):
+            hidden_states = layer(hidden_states, geometries[index % 2], **kwargs)
+            yield hidden_states, grid
 
     def forward(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs
     ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """(B, N, D), (h, w) -> (B, N, D), (h, w)"""
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
+        """(B, N, D), (h, w) -> (B, N', D'), (h', w')"""
+        for step in self.steps(hidden_states, grid, **kwargs):
+            hidden_states, grid = step
         return hidden_states, grid

@@ -11,9 +11,9 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The table of contents: base class, model, image classification.
+"""The table of contents: base class, model, backbone, image classification.
 
-B batch, C channels, H W pixels, P prefix tokens, N tokens, D width, L labels.
+B batch, C channels, H W pixels, h w grid, P prefix tokens, N tokens, D width, L labels.
 """
 
 from typing import Any
@@ -23,17 +23,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
+from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .checkpoint_files import check_loading
+from .checkpoint_files import keep_kernel
+from .configuration_checks import pair
 from .configuration_vit_custom import ViTCustomConfig
-from .configuration_vit_custom import pair
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import ViTCustomEmbeddings
+from .modeling_geometry import check_back_end
 from .modeling_heads import POOL
+from .modeling_heads import ViTCustomImageClassifierOutput
 from .modeling_heads import classification_loss
 from .modeling_heads import make_classifier
 from .modeling_stages import ViTCustomBranchEnd
@@ -66,6 +70,8 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
             for tokens in (module.prefix_tokens, module.position_embeddings):
                 if tokens is not None:
                     init.trunc_normal_(tokens, std=self.config.initializer_range)
+        elif isinstance(module, ViTCustomAttention) and module.relative_position_bias_table is not None:
+            init.trunc_normal_(module.relative_position_bias_table, std=self.config.initializer_range)
         elif isinstance(module, ViTCustomBranchEnd) and module.scale is not None:
             init.constant_(module.scale, self.config.layer_scale_init_value)
 
@@ -79,12 +85,18 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         **kwargs,
     ):
         """As transformers', except that no backbone tensor is ever initialised anew: a checkpoint that does not hold
-        exactly these, in these shapes, raises RuntimeError. A head may be new; transformers' report names it."""
+        exactly these, in these shapes, raises RuntimeError. A head may be new; transformers' report names it.
+
+        Another `patch_size` than the checkpoint's resamples the patch embedding's kernel (FlexiViT).
+        """
         kwargs.update(ignore_mismatched_sizes=True, output_loading_info=True)
+        patch_size = keep_kernel(kwargs)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model, info = loaded
         if pretrained_model_name_or_path is not None:
             check_loading(model, info, ignore_mismatched_sizes)
+        if patch_size is not None:
+            model.resize_patch_embeddings(patch_size)
         return (model, info) if output_loading_info else model
 
     def resize_position_embeddings(self, new_num_position_embeddings: int | tuple[int, int]):
@@ -95,6 +107,11 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         embeddings: ViTCustomEmbeddings = self.base_model.embeddings  # type: ignore[assignment]
         embeddings.resize_positions(pair(new_num_position_embeddings))
 
+    def resize_patch_embeddings(self, new_patch_size: int | tuple[int, int]):
+        """Resample the patch embedding to patches of another size in pixels, (height, width) or a side, for good."""
+        embeddings: ViTCustomEmbeddings = self.base_model.embeddings  # type: ignore[assignment]
+        embeddings.resize_patches(pair(new_patch_size))
+
 
 class ViTCustomModel(ViTCustomPreTrainedModel):
     """The bare model: images to tokens, and to one vector an image."""
@@ -102,11 +119,13 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
     def __init__(self, config: ViTCustomConfig):
         config.validate_architecture()  # again: attributes may have been set since
         config.position_grid = config.position_grid or list(config.grid)  # stays when `image_size` changes later
+        config.patch_kernel_size = list(pair(config.patch_size))
         super().__init__(config)
+        check_back_end(config)
         self.embeddings = ViTCustomEmbeddings(config)
         self.stages = nn.ModuleList([ViTCustomStage(config, stage) for stage in config.stages])
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        # CODEPATH: ViT norms all tokens, mean-pooled ViTs of timm and MAE the pooled vector, the tutorial nothing.
+        # CODEPATH: ViT and Swin norm all tokens; CLIP, PiT and mean-pooled ViTs the pooled one; the tutorial none.
         self.norm = norm if config.final_norm == "all" else nn.Identity()
         # CODEPATH: as above
         self.pooled_norm = norm if config.final_norm == "pooled" else nn.Identity()
@@ -123,29 +142,84 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=self.pooled_norm(pooled))
 
 
+class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
+    """The model as a source of feature maps, for transformers' detection and segmentation models.
+
+    The maps are those of `config.stage_names`. A map passes through the model's own final norm if it is the last, or if
+    all maps share a width and a grid; the others through norms of their own, which start anew (as Swin's do).
+    """
+
+    def __init__(self, config: ViTCustomConfig):
+        super().__init__(config)
+        self.vit = ViTCustomModel(config)
+        self.plain = config.downsample == "none"
+        widths = [config.hidden_size] * config.num_hidden_layers if self.plain else config.hidden_sizes
+        self.num_features = [config.hidden_sizes[0], *widths]
+        own = {} if self.plain else dict(zip(self.out_features, self.channels, strict=True))
+        own.pop(self.stage_names[-1], None)
+        self.feature_norms = nn.ModuleDict({name: nn.LayerNorm(width) for name, width in own.items()})
+        self.post_init()
+
+    def norm_of(self, name: str) -> nn.Module:
+        if self.plain or name == self.stage_names[-1]:
+            return self.vit.pooled_norm if self.config.final_norm == "pooled" else self.vit.norm
+        return self.feature_norms[name]
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
+        """(B, C, H, W) -> `feature_maps`, one (B, D, h, w) for each of `out_features`"""
+        steps = [self.vit.embeddings(pixel_values)]
+        for stage in self.vit.stages:
+            outputs = list(stage.steps(*steps[-1], **kwargs))  # type: ignore[operator]  # not a Tensor
+            steps += outputs if self.plain else outputs[-1:]
+        maps = []
+        for name, (hidden_states, grid) in zip(self.stage_names, steps, strict=True):
+            if name in self.out_features:
+                patches = self.norm_of(name)(hidden_states)[:, len(self.config.prefix_tokens) :]
+                maps.append(patches.transpose(1, 2).unflatten(2, grid))
+        return BackboneOutput(feature_maps=tuple(maps))
+
+
 class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
-    """The model with a classifier on the image's vector."""
+    """The model with a classifier on the image's vector, and in distilled models another on the distillation token."""
 
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)
         self.vit = ViTCustomModel(config)
         self.classifier = make_classifier(config)
+        self.distillation_classifier = None
+        if config.distillation_head:  # CODEPATH: distilled DeiT and PiT
+            self.distillation_classifier = make_classifier(config)
         self.loss_function = classification_loss
         self.post_init()
 
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> ImageClassifierOutput | tuple:
-        """(B, C, H, W) -> `logits` (B, L); with `labels` also the `loss` that `config.problem_type` declares."""
+    ) -> ViTCustomImageClassifierOutput | tuple:
+        """(B, C, H, W) -> `logits` (B, L); with `labels` also the `loss` that `config.problem_type` declares.
+
+        With a distillation head both heads' logits too; their average is `logits`, and the loss is the mean of theirs.
+        """
         return_dict = kwargs.pop("return_dict", self.config.return_dict)  # type: ignore[typeddict-item]
         outputs = self.vit(pixel_values, return_dict=True, **kwargs)
-        logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
-        answer = ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        heads = [self.classifier(outputs.pooler_output)]
+        if self.distillation_classifier is not None:
+            token = outputs.last_hidden_state[:, self.config.prefix_tokens.index("distillation")]
+            heads.append(self.distillation_classifier(self.vit.pooled_norm(token)))
+        loss = None
+        if labels is not None:
+            loss = sum(self.loss_function(labels, logits, self.config, **kwargs) for logits in heads) / len(heads)
+        cls_logits, distillation_logits = heads if len(heads) == 2 else (None, None)
+        answer = ViTCustomImageClassifierOutput(
+            loss=loss,
+            logits=sum(heads) / len(heads),
+            cls_logits=cls_logits,
+            distillation_logits=distillation_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
         # Not by transformers' decorator: as the outermost frame its older versions do not compile under torch 2.6.
         return answer.to_tuple() if return_dict is False else answer
 
 
-__all__ = ["ViTCustomForImageClassification", "ViTCustomModel", "ViTCustomPreTrainedModel"]
+__all__ = ["ViTCustomBackbone", "ViTCustomForImageClassification", "ViTCustomModel", "ViTCustomPreTrainedModel"]

@@ -19,7 +19,9 @@ def tiny(**changes) -> ViTCustomConfig:
     return ViTCustomConfig(**settings | changes)
 
 
-# Configurations that between them turn every part on: a law that must hold for all of them runs over these.
+PYRAMID = dict(hidden_sizes=[16, 32, 64], depths=[2, 2, 1], num_attention_heads=[2, 4, 8])
+# The members of the family, small, and what between them turns every part on: a law that must hold for all of them runs
+# over these.
 VARIANTS = {
     "vit": {},
     "tutorial": dict(norm_placement="post", final_norm="none", hidden_act="relu", intermediate_size=48),
@@ -37,6 +39,56 @@ VARIANTS = {
     ),
     "two_stages": dict(hidden_sizes=[32, 32], depths=[1, 2], num_attention_heads=[4, 8], hidden_act="quick_gelu"),
     "no_positions": dict(position_embedding="none", patch_size=[8, 4], image_size=[32, 24]),
+    "deit": dict(prefix_tokens=["cls", "distillation"], distillation_head=True),
+    "swin": dict(
+        **PYRAMID,
+        patch_size=2,
+        prefix_tokens=[],
+        position_embedding="none",
+        embeddings_norm="patches",
+        downsample="merge",
+        window_size=3,
+        pooling="mean",
+    ),
+    "swin_timm": dict(
+        **PYRAMID,
+        patch_size=4,
+        prefix_tokens=[],
+        position_embedding="learned",
+        embeddings_norm="patches",
+        downsample="merge",
+        window_size=4,
+        window_pad_order="shift_then_pad",
+        window_clamp="per_axis",
+        pooling="mean",
+    ),
+    "pit": dict(
+        **PYRAMID,
+        patch_size=8,
+        patch_stride=4,
+        prefix_tokens=["cls", "distillation"],
+        num_prefix_positions=0,
+        downsample="conv",
+        final_norm="pooled",
+        distillation_head=True,
+    ),
+    "dinov2": dict(
+        prefix_tokens=["cls", "register"],
+        num_prefix_positions=1,
+        position_interpolation="bicubic_offset",
+        layer_scale_init_value=0.5,
+        gated_mlp=True,
+        hidden_act="silu",
+        intermediate_size=40,
+        pooling="cls_mean",
+    ),
+    "dinov3": dict(
+        prefix_tokens=["cls", "register", "register"],
+        position_embedding="rotary",
+        layer_scale_init_value=0.5,
+        qkv_bias=[True, False, True],
+    ),
+    "clip": dict(embeddings_norm="tokens", patch_bias=False, hidden_act="quick_gelu", final_norm="pooled"),
 }
 
 

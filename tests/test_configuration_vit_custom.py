@@ -8,6 +8,7 @@ from modeling_vit_custom import ViTCustomModel
 from tests.support import VARIANTS
 from tests.support import tiny
 
+TWO = dict(depths=[1, 1], num_attention_heads=[4, 4])
 REFUSED = [
     (dict(num_attention_heads=[5]), "`num_attention_heads` must divide `hidden_sizes`: 5 does not divide 32"),
     (dict(image_size=7), "smaller than one patch: it needs at least 8"),
@@ -18,11 +19,30 @@ REFUSED = [
     (dict(patch_size=[8]), "`patch_size` must be a positive side or a pair"),
     (dict(prefix_tokens=["register", "cls"]), "at most one 'cls', first"),
     (dict(prefix_tokens=["clss"]), "at most one 'cls', first"),
-    (dict(prefix_tokens=[]), "put 'cls' first in `prefix_tokens`, or pool by 'mean'"),
+    (dict(prefix_tokens=[]), "`pooling='cls'` needs the token: put 'cls' in `prefix_tokens`"),
     (dict(num_prefix_positions=2), "`num_prefix_positions` must be 0 to the 1"),
     (dict(position_embedding="sincos", hidden_sizes=[30], num_attention_heads=[5]), "a width that 4 divides, got 30"),
     (dict(position_embedding="sincos", num_prefix_positions=1), "leave `num_prefix_positions` out"),
-    (dict(position_embedding="rotary"), "`position_embedding` must be one of learned, sincos, none"),
+    (dict(position_embedding="relative"), "`position_embedding` must be one of learned, sincos, rotary, none"),
+    (dict(position_embedding="rotary", num_attention_heads=[16]), "needs heads whose width 4 divides, got 32 / 16"),
+    (dict(position_embedding="rotary", num_prefix_positions=1), "'rotary'` gives prefix tokens no position"),
+    (dict(distillation_head=True), "`distillation_head=True` needs the token: put 'distillation' in"),
+    (dict(prefix_tokens=["cls", "distillation", "distillation"]), "at most one 'distillation'"),
+    (dict(window_size=4), "have no place for prefix tokens: empty `prefix_tokens`"),
+    (dict(window_size=0, prefix_tokens=[], pooling="mean"), "`window_size` must be positive, got 0"),
+    (dict(window_size=4, prefix_tokens=[], pooling="mean", position_embedding="rotary"), "to 'none' rather than"),
+    (dict(downsample="merge"), "have no place for prefix tokens"),
+    (dict(downsample="pool"), "`downsample` must be one of none, merge, conv"),
+    (dict(**TWO, hidden_sizes=[32, 48], downsample="conv"), "to be a multiple of the one before"),
+    (dict(window_clamp="always"), "`window_clamp` must be one of joint, per_axis, never"),
+    (dict(window_pad_order="pad"), "`window_pad_order` must be one of pad_then_shift, shift_then_pad"),
+    (dict(embeddings_norm="all"), "`embeddings_norm` must be one of none, patches, tokens"),
+    (dict(drop_path_schedule="cosine"), "`drop_path_schedule` must be one of linear, constant"),
+    (dict(patch_stride=0), "`patch_stride` must be a positive side"),
+    (dict(qkv_bias=[True, False]), "a list of three for query, key and value"),
+    (dict(pooling="cls_mean", final_norm="pooled"), "set `final_norm` to 'all'"),
+    (dict(rope_theta=-1.0), "`rope_theta` must be positive"),
+    (dict(out_features=["stage3"]), "out_features must be a subset of stage_names"),
     (dict(position_interpolation="cubic"), "`position_interpolation` must be one of bicubic"),
     (dict(hidden_act="gellu"), "`hidden_act` must be one of .*gelu"),
     (dict(norm_placement="before"), "`norm_placement` must be one of pre, post"),
@@ -37,7 +57,7 @@ REFUSED = [
     (dict(mlp_ratio=0.01), "leaves no width for the feed-forward"),
     (dict(hidden_sizes=[32] * 2, depths=[1] * 2, num_attention_heads=[4] * 2, intermediate_size=8), "of one stage"),
     (dict(depths=2), "Field 'depths' expected a list"),
-    (dict(qkv_bias="yes"), "Field 'qkv_bias' expected bool"),
+    (dict(qkv_bias="yes"), "Field 'qkv_bias'"),
 ]
 
 

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from timm.layers.patch_embed import resample_patch_embed
+from torch import nn
 
 from modeling_vit_custom import ViTCustomModel
-from modeling_vit_custom.configuration_vit_custom import POSITION_INTERPOLATIONS
+from modeling_vit_custom.configuration_checks import POSITION_INTERPOLATIONS
+from modeling_vit_custom.modeling_embeddings import resample_kernel
 from modeling_vit_custom.modeling_embeddings import resample_positions
 from modeling_vit_custom.modeling_embeddings import sincos_positions
 from tests.support import fill
@@ -17,6 +20,7 @@ every_recipe = pytest.mark.parametrize("recipe", POSITION_INTERPOLATIONS)
 
 @every_recipe
 def test_resampling_to_the_same_grid_is_the_identity_even_when_it_is_computed(recipe, monkeypatch):
+    """With an offset it would not be; there the shortcut is taken in an export too."""
     monkeypatch.setattr("modeling_vit_custom.modeling_embeddings.is_exporting", lambda: True)
     positions = picture(1, 7 * 5, 8)
     assert torch.equal(resample_positions(positions, (7, 5), (7, 5), recipe), positions)
@@ -33,13 +37,15 @@ def test_resampling_keeps_a_constant_and_transposing_commutes_with_it(recipe):
 
     one = transpose(resample_positions(positions, (3, 4), (6, 2), recipe), 6, 2)
     other = resample_positions(transpose(positions, 3, 4), (4, 3), (2, 6), recipe)
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    tolerance = 1e-6 if POSITION_INTERPOLATIONS[recipe].exactly_float32 else 1e-12
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
 
 
 def test_recipes_differ_from_each_other():
     """Going to a smaller grid, where antialiasing acts: a recipe that is ignored would be found here."""
-    tables = [resample_positions(picture(1, 64, 4), (8, 8), (3, 5), recipe) for recipe in POSITION_INTERPOLATIONS]
-    assert all(not torch.allclose(a, b) for i, a in enumerate(tables) for b in tables[:i])
+    positions = picture(1, 64, 4, dtype=torch.float64)
+    tables = [resample_positions(positions, (8, 8), (3, 5), recipe) for recipe in POSITION_INTERPOLATIONS]
+    assert all(not torch.equal(a, b) for i, a in enumerate(tables) for b in tables[:i])
 
 
 def test_half_precision_positions_are_resampled_in_float32():
@@ -75,3 +81,69 @@ def test_one_patch_is_enough_and_a_remainder_is_not_seen():
     assert model(picture(1, 3, 8, 8)).last_hidden_state.shape == (1, 2, 32)
     image = picture(1, 3, 39, 47)
     torch.testing.assert_close(model(image).last_hidden_state, model(image[:, :, :32, :40]).last_hidden_state)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 12), (5, 9), (4, 4)], ids=str)
+def test_a_resampled_kernel_is_timms(size):
+    kernel = picture(6, 3, 8, 8, dtype=torch.float64)
+    theirs = resample_patch_embed(kernel.float(), list(size), interpolation="bilinear", antialias=True)
+    torch.testing.assert_close(resample_kernel(kernel, size).float(), theirs, rtol=0, atol=1e-5)
+
+
+def test_a_larger_kernel_gives_on_enlarged_patches_what_the_kernel_gave_on_the_patches():
+    """FlexiViT's aim (section 3.4): exact when patches grow."""
+    kernel, patches = picture(6, 3, 8, 8, dtype=torch.float64), picture(5, 3, 8, 8, dtype=torch.float64)
+    enlarged = torch.nn.functional.interpolate(patches, size=(12, 16), mode="bilinear", antialias=True)
+    products = [
+        torch.einsum("dcpq,ncpq->nd", k, p)
+        for k, p in ((kernel, patches), (resample_kernel(kernel, (12, 16)), enlarged))
+    ]
+    torch.testing.assert_close(products[1], products[0], rtol=0, atol=1e-9)
+
+
+def test_another_patch_size_at_loading_resamples_the_kernel_and_the_same_one_changes_nothing(tmp_path):
+    model = fill(ViTCustomModel(tiny(image_size=48)))
+    model.save_pretrained(tmp_path)
+    weight = model.embeddings.patch_embeddings.weight
+    loaded = ViTCustomModel.from_pretrained(tmp_path, patch_size=[12, 16])
+    assert torch.equal(loaded.embeddings.patch_embeddings.weight, resample_kernel(weight.detach(), (12, 16)))
+    assert (loaded.config.patch_size, loaded.config.patch_kernel_size) == ([12, 16], [12, 16])
+    assert loaded(picture(1, 3, 48, 48)).last_hidden_state.shape == (1, 1 + 4 * 3, 32)
+    same = ViTCustomModel.from_pretrained(tmp_path, patch_size=8)
+    assert torch.equal(same.embeddings.patch_embeddings.weight, weight)
+    loaded.save_pretrained(tmp_path / "again")
+    again = ViTCustomModel.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(picture(1, 3, 48, 48)).pooler_output, loaded(picture(1, 3, 48, 48)).pooler_output)
+
+
+def test_overlapping_patches_without_a_bias_are_a_strided_convolution():
+    embeddings = fill(ViTCustomModel(tiny(patch_size=8, patch_stride=[4, 3], patch_bias=False))).embeddings
+    image = picture(1, 3, 32, 29)
+    tokens, grid = embeddings(image)
+    assert grid == (7, 8)
+    patches = nn.functional.unfold(image, (8, 8), stride=(4, 3)).transpose(1, 2)
+    expected = patches @ embeddings.patch_embeddings.weight.flatten(1).T + embeddings.positions(grid)[:, 1:]
+    torch.testing.assert_close(tokens[:, 1:], expected)
+
+
+def test_the_norm_of_patches_comes_before_positions_and_the_norm_of_tokens_after():
+    for placement, eps in (("patches", 1e-5), ("tokens", 0.5)):
+        embeddings = fill(ViTCustomModel(tiny(embeddings_norm=placement, layer_norm_eps=0.5))).embeddings
+        assert embeddings.norm.eps == eps
+        plain = embeddings.patch_embeddings(picture(1, 3, 32, 32)).flatten(2).transpose(1, 2)
+        positions, tokens = embeddings.positions((4, 4)), embeddings(picture(1, 3, 32, 32))[0]
+        prefix = embeddings.prefix_tokens + positions[:, :1]
+        if placement == "patches":
+            expected = torch.cat((prefix, embeddings.norm(plain) + positions[:, 1:]), dim=1)
+        else:
+            expected = embeddings.norm(torch.cat((prefix, plain + positions[:, 1:]), dim=1))
+        torch.testing.assert_close(tokens, expected)
+
+
+def test_an_offset_is_dinov2s_formula():
+    """The original tells interpolate the scale (side + 0.1) / side' and lets it round the size down."""
+    positions = picture(1, 16, 4)
+    image = positions.view(1, 4, 4, 4).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(image, scale_factor=(6.1 / 4, 3.1 / 4), mode="bicubic")
+    resampled = resample_positions(positions, (4, 4), (6, 3), "bicubic_offset")
+    assert torch.equal(resampled, expected.flatten(2).transpose(1, 2))

@@ -125,3 +125,34 @@ def test_poolings(pooling, prefix_tokens):
     tokens = outputs.last_hidden_state
     assert tokens.shape == (2, 2 + 16, 32)
     torch.testing.assert_close(outputs.pooler_output, {"cls": tokens[:, 0], "mean": tokens[:, 2:].mean(1)}[pooling])
+
+
+def test_both_vectors_side_by_side():
+    model = fill(ViTCustomForImageClassification(tiny(pooling="cls_mean", prefix_tokens=["cls", "register"])))
+    outputs = model.vit(picture(2, 3, 32, 32))
+    tokens = outputs.last_hidden_state
+    assert model.classifier.weight.shape == (5, 64)
+    torch.testing.assert_close(outputs.pooler_output, torch.cat((tokens[:, 0], tokens[:, 2:].mean(1)), dim=1))
+
+
+@pytest.mark.parametrize("final_norm", ["all", "pooled"])
+@pytest.mark.parametrize("prefix_tokens", [["cls", "distillation"], ["cls", "register", "distillation"]])
+def test_a_distilled_model_gives_both_logits_their_average_and_the_mean_of_their_losses(final_norm, prefix_tokens):
+    config = tiny(prefix_tokens=prefix_tokens, distillation_head=True, final_norm=final_norm)
+    model, labels = fill(ViTCustomForImageClassification(config)), torch.tensor([1, 4])
+    output, inner = model(picture(2, 3, 32, 32), labels=labels), model.vit(picture(2, 3, 32, 32))
+    place = prefix_tokens.index("distillation")
+    token = model.vit.pooled_norm(inner.last_hidden_state[:, place])
+    torch.testing.assert_close(output.cls_logits, model.classifier(inner.pooler_output))
+    torch.testing.assert_close(output.distillation_logits, model.distillation_classifier(token))
+    assert not torch.allclose(output.cls_logits, output.distillation_logits)
+    torch.testing.assert_close(output.logits, (output.cls_logits + output.distillation_logits) / 2)
+    losses = [functional.cross_entropy(logits, labels) for logits in (output.cls_logits, output.distillation_logits)]
+    torch.testing.assert_close(output.loss, sum(losses) / 2)
+
+
+def test_a_model_without_distillation_gives_neither():
+    output = fill(ViTCustomForImageClassification(tiny()))(picture(2, 3, 32, 32))
+    assert list(output) == ["logits"]
+    plain = fill(ViTCustomForImageClassification(tiny(prefix_tokens=["cls", "distillation"])))
+    assert list(plain(picture(2, 3, 32, 32))) == ["logits"]

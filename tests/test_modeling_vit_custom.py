@@ -168,11 +168,17 @@ def test_attentions_and_hidden_states_of_all_layers_whatever_the_backend(name, i
     config, inputs = model.config, images(model, 2, 40, 32)
     output = model(inputs, output_attentions=True, output_hidden_states=True)
     torch.testing.assert_close(output.logits, model(inputs).logits)
-    tokens = output.hidden_states[0].shape[1]
     assert len(output.hidden_states) == config.num_hidden_layers + 1
-    assert [attention.shape[1:] for attention in output.attentions] == [
-        (stage.num_attention_heads, tokens, tokens) for stage in config.stages for _ in range(stage.depth)
-    ]
+    layers = [stage for stage in config.stages for _ in range(stage.depth)]
+    for stage, hidden_states, attention in zip(layers, output.hidden_states[1:], output.attentions, strict=True):
+        assert hidden_states.shape[::2] == (2, stage.hidden_size)
+        windows, tokens = attention.shape[0] // 2, attention.shape[-1]
+        assert attention.shape == (2 * windows, stage.num_attention_heads, tokens, tokens)
+        if config.window_size is None:
+            assert (windows, tokens) == (1, hidden_states.shape[1])
+        else:  # windows cover the grid, with less than a window to spare on each side
+            assert windows * tokens >= hidden_states.shape[1]
+            assert tokens <= config.window_size**2
     for attention in output.attentions:
         torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention[..., 0]))
     last = model.vit.norm(output.hidden_states[-1])
@@ -233,8 +239,10 @@ def compiler():
 @every_variant
 @torch.no_grad()
 def test_compiles_without_graph_breaks_and_with_changing_sizes(name, compiler):
+    """Windows by a graph for each size: that of their number, padding and shift takes torch minutes to guard."""
     model = make(name)
-    compiled = compiler(model, fullgraph=True, backend="eager")
+    dynamic = None if model.config.window_size is None else False
+    compiled = compiler(model, fullgraph=True, backend="eager", dynamic=dynamic)
     for size in ((32, 32), (40, 64), (16, 24), (48, 48)):
         inputs = images(model, 2, *size)
         torch.testing.assert_close(compiled(inputs).logits, model(inputs).logits)
@@ -247,15 +255,52 @@ def test_compiles_for_training_without_graph_breaks(compiler):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@every_variant
+def export(model, dynamic, batch, height, width):
+    inputs = {"pixel_values": images(model, batch, height, width)}
+    return torch.export.export(model, (), inputs, dynamic_shapes={"pixel_values": dynamic}).module()
+
+
+def assert_exported(model, program, batch, height, width):
+    inputs = images(model, batch, height, width)
+    torch.testing.assert_close(program(pixel_values=inputs).logits, model(inputs).logits)
+
+
+def one_export_serves_all_sizes(name):
+    """Not windows, whose number and padding depend on the size, nor a scale that interpolation is told as a number."""
+    config = tiny(**VARIANTS[name])
+    return config.window_size is None and config.position_interpolation != "bicubic_offset"
+
+
+@pytest.mark.parametrize("name", list(filter(one_export_serves_all_sizes, VARIANTS)))
 @torch.no_grad()
 def test_exports_once_for_every_batch_and_size(name):
     model = make(name)
-    dynamic = {"pixel_values": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
-    program = torch.export.export(model, (), {"pixel_values": images(model, 2)}, dynamic_shapes=dynamic).module()
-    for batch, *size in ((2, 32, 32), (1, 32, 32), (3, 64, 64), (2, 24, 56), (5, 37, 90), (2, 16, 24)):
-        inputs = images(model, batch, *size)
-        torch.testing.assert_close(program(pixel_values=inputs).logits, model(inputs).logits)
+    dynamic = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    program = export(model, dynamic, 2, 32, 32)
+    # torch takes a single row or column of tokens for a size that never changes; in the last stage of a pyramid, too.
+    smallest = 8 * 2 ** len(model.config.depths) if model.config.downsample != "none" else 16
+    for batch, *size in ((2, 32, 32), (1, 32, 32), (3, 64, 64), (2, 24, 56), (5, 37, 90), (2, smallest, 24)):
+        assert_exported(model, program, batch, *size)
+
+
+@torch.no_grad()
+def test_windows_export_once_for_every_batch_and_multiple_of_stride_and_window():
+    model = make("swin", hidden_sizes=[16, 32], depths=[2, 1], num_attention_heads=[2, 4])
+    side = 4 * model.config.window_size  # the total stride of two stages of patches of 2 pixels, times the window
+    dynamic = {0: Dim("batch", max=64)} | {axis: side * Dim(f"side{axis}", min=2, max=64) for axis in (2, 3)}
+    program = export(model, dynamic, 2, 3 * side, 4 * side)
+    for batch, rows, columns in ((2, 3, 4), (1, 2, 2), (3, 2, 5), (2, 6, 3)):
+        assert_exported(model, program, batch, rows * side, columns * side)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not one_export_serves_all_sizes(name)])
+@pytest.mark.parametrize("size", [(32, 32), (20, 28)], ids=str)
+@torch.no_grad()
+def test_the_others_export_for_one_size_and_every_batch(name, size):
+    model = make(name)
+    program = export(model, {0: Dim.DYNAMIC}, 2, *size)
+    for batch in (2, 1, 5):
+        assert_exported(model, program, batch, *size)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,145 @@
+# Copyright 2026 The modeling_vit_custom authors.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The words and numbers that a configuration may hold, and a sentence for each mistake."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+from typing import NamedTuple
+
+from transformers.activations import ACT2FN
+
+
+class Interpolation(NamedTuple):
+    """How learned positions are drawn on another grid, in torch's terms."""
+
+    mode: str
+    antialias: bool = False
+    exactly_float32: bool = False  # whatever the model is; else at least float32
+    align_corners: bool | None = None
+    offset: float = 0.0  # added to the new side before it is divided by the old: the scale that interpolate is told
+
+
+POSITION_INTERPOLATIONS = {
+    "bicubic": Interpolation("bicubic"),  # transformers' ViT, DeiT, Swin, CLIP and MAE
+    "bicubic_float32": Interpolation("bicubic", exactly_float32=True),  # transformers' DINOv2
+    "bicubic_antialias": Interpolation("bicubic", antialias=True, exactly_float32=True),  # timm; DINOv2 with registers
+    "bicubic_offset": Interpolation("bicubic", exactly_float32=True, offset=0.1),  # the original DINOv2
+    "bilinear": Interpolation("bilinear"),  # Segmenter
+    "bilinear_corners": Interpolation("bilinear", align_corners=True),  # Google's checkpoints in JAX
+    "bilinear_antialias": Interpolation("bilinear", antialias=True),  # FlexiViT
+}
+SINGLE, MULTI, SOFT = (f"{kind}_label_classification" for kind in ("single", "multi", "soft"))
+PROBLEM_TYPES = (SINGLE, MULTI, SOFT, "regression")
+PREFIX_TOKENS = ("cls", "distillation", "register")
+WORDS = {
+    "position_embedding": ("learned", "sincos", "rotary", "none"),
+    "position_interpolation": POSITION_INTERPOLATIONS,
+    "embeddings_norm": ("none", "patches", "tokens"),
+    "downsample": ("none", "merge", "conv"),
+    "window_pad_order": ("pad_then_shift", "shift_then_pad"),
+    "window_clamp": ("joint", "per_axis", "never"),
+    "hidden_act": ACT2FN,
+    "head_hidden_act": ACT2FN,
+    "norm_placement": ("pre", "post"),
+    "final_norm": ("all", "pooled", "none"),
+    "drop_path_schedule": ("linear", "constant"),
+    "pooling": ("cls", "mean", "cls_mean"),
+    "problem_type": (None, *PROBLEM_TYPES),
+}
+PAIRS = ("image_size", "patch_size", "patch_stride", "position_grid", "patch_kernel_size")
+POSITIVE = ("num_channels", "mlp_ratio", "intermediate_size", "head_hidden_size", "window_size", "rope_theta")
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A side or (height, width) as (height, width)."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def problems(config) -> Iterator[str]:
+    """What cannot be built, a sentence each that names the fix; sentences after the first rest on those before."""
+    lists = {name: getattr(config, name) for name in ("hidden_sizes", "depths", "num_attention_heads")}
+    if len({len(values) for values in lists.values()}) != 1 or not config.depths:
+        yield f"`hidden_sizes`, `depths` and `num_attention_heads` need one entry per stage each, got {lists}."
+    for name, values in lists.items():
+        if any(value < 1 for value in values):
+            yield f"`{name}` must hold positive numbers, got {values}."
+    for name in PAIRS:
+        value = getattr(config, name)
+        if value is not None and ((not isinstance(value, int) and len(value) != 2) or min(pair(value)) < 1):
+            yield f"`{name}` must be a positive side or a pair of them, got {value}."
+    if min(config.grid) < 1:
+        yield f"`image_size` {config.image_size} is smaller than one patch: it needs at least {config.patch_size}."
+    for name, allowed in WORDS.items():
+        if getattr(config, name) not in allowed:
+            yield f"`{name}` must be one of {', '.join(map(str, allowed))}; got {getattr(config, name)!r}."
+    for name in (name for name in vars(config) if name.endswith("_dropout_prob") or name == "drop_path_rate"):
+        if not 0 <= getattr(config, name) < 1:
+            yield f"`{name}` is a probability, at least 0 and below 1, got {getattr(config, name)}."
+    for name in (*POSITIVE, "layer_norm_eps", "layer_scale_init_value", "initializer_range"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:  # NaN neither
+            yield f"`{name}` must be positive, got {value}."
+    if not isinstance(config.qkv_bias, bool) and len(config.qkv_bias) != 3:
+        yield f"`qkv_bias` is true, false, or a list of three for query, key and value, got {config.qkv_bias}."
+    yield from stage_problems(config)
+    yield from token_problems(config)
+
+
+def stage_problems(config) -> Iterator[str]:
+    for width, heads in zip(config.hidden_sizes, config.num_attention_heads, strict=True):
+        if width % heads:
+            yield f"`num_attention_heads` must divide `hidden_sizes`: {heads} does not divide {width}."
+        if config.position_embedding == "rotary" and width // heads % 4:
+            yield f"`position_embedding='rotary'` needs heads whose width 4 divides, got {width} / {heads}."
+    widths = config.hidden_sizes
+    if config.downsample == "none" and len(set(widths)) > 1:
+        yield f"Stages without `downsample` share a width: make `hidden_sizes` equal, got {widths}, or set it."
+    if config.downsample == "conv" and any(new % old for old, new in pairwise(widths)):
+        yield f"`downsample='conv'` needs each of `hidden_sizes` to be a multiple of the one before, got {widths}."
+    if len(config.depths) > 1 and config.intermediate_size is not None:
+        yield "`intermediate_size` is for a model of one stage: give `mlp_ratio` instead."
+    if min(stage.intermediate_size for stage in config.stages) < 1:
+        yield f"`mlp_ratio` {config.mlp_ratio} leaves no width for the feed-forward: make it larger."
+    if config.window_size is not None and config.position_embedding == "rotary":
+        yield "`window_size` brings relative positions: set `position_embedding` to 'none' rather than 'rotary'."
+
+
+def token_problems(config) -> Iterator[str]:
+    tokens = config.prefix_tokens
+    unique = [token for token in tokens if token != "register"]
+    if set(tokens) - set(PREFIX_TOKENS) or "cls" in tokens[1:] or len(unique) != len(set(unique)):
+        yield (
+            "`prefix_tokens` is at most one 'cls', first, at most one 'distillation', and any 'register's, "
+            f"got {tokens}."
+        )
+    for setting, value, token in (
+        ("pooling", config.pooling, "cls" if "cls" in config.pooling else None),
+        ("distillation_head", config.distillation_head, "distillation" if config.distillation_head else None),
+    ):
+        if token is not None and token not in tokens:
+            yield f"`{setting}={value!r}` needs the token: put '{token}' in `prefix_tokens`, or change `{setting}`."
+    if config.pooling == "cls_mean" and config.final_norm == "pooled":
+        yield "`final_norm='pooled'` norms one vector, `pooling='cls_mean'` makes two: set `final_norm` to 'all'."
+    if tokens and (config.window_size is not None or config.downsample == "merge"):
+        yield f"Windows and `downsample='merge'` have no place for prefix tokens: empty `prefix_tokens`, got {tokens}."
+    if not 0 <= config.num_positioned_prefix_tokens <= len(tokens):
+        yield f"`num_prefix_positions` must be 0 to the {len(tokens)} of `prefix_tokens`."
+    if config.position_embedding == "sincos" and config.hidden_sizes[0] % 4:
+        yield f"`position_embedding='sincos'` needs a width that 4 divides, got {config.hidden_sizes[0]}."
+    if config.position_embedding != "learned" and config.num_prefix_positions:
+        yield (
+            f"`position_embedding='{config.position_embedding}'` gives prefix tokens no position: leave "
+            "`num_prefix_positions` out."
+        )
