@@ -10,12 +10,14 @@ export TOKENIZERS_PARALLELISM := false
 # number of cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart test check pytest test-oldest results clean
+.PHONY: help setup quickstart test check pytest test-oldest test-matrix results speed clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
 	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
 	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
+	@echo "make test-matrix  models of real size beside transformers' and timm's: parity, tens of minutes"
+	@echo "make speed        members beside transformers' and timm's models, timed in turns, into docs/speed.md"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
 	@echo "make clean        remove the environments, caches and runs"
 
@@ -61,6 +63,14 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup --record $(ARGS)
+
+# What is too heavy for every run: models of real size beside other libraries'; into docs/parity.md.
+test-matrix: setup
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity $(ARGS)
+
+# Members beside transformers' and timm's models, taking turns; into docs/speed.md. The machine should be idle.
+speed: setup
+	$(BIN)/python scripts/benchmark.py
 
 # Measures what the README and docs/results.md claim, and writes it there.
 results: setup

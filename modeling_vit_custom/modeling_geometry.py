@@ -115,7 +115,7 @@ def rotary_positions(
 
     A quarter of a head's width for each axis, then the same again ("DINOv3", section 3.2; RoFormer for the rotation).
     """
-    how = {"device": device, "dtype": torch.float32}
+    how: dict = {"device": device, "dtype": torch.float32}
     frequencies = 1 / theta ** torch.arange(0, 1, 4 / width, **how)
     centres = [2 * torch.arange(0.5, side, **how) / side - 1 for side in grid]
     row, column = (axis.flatten() for axis in torch.meshgrid(*centres, indexing="ij"))

@@ -1,4 +1,6 @@
-"""`pytest --record` writes the run's outcome into docs/tested_versions.md, a row for each version of transformers."""
+"""`pytest --record` writes the run's outcome into docs/tested_versions.md, a row for each version of transformers;
+`pytest -m full_size --record-parity` writes how far full-size presets are from other libraries' into docs/parity.md.
+"""
 
 import platform
 import re
@@ -17,15 +19,40 @@ The whole test suite, written by `pytest --record`: the newest versions by `make
 | transformers | torch | Python | timm | passed | failed | skipped | seconds | commit |
 |---|---|---|---|---:|---:|---:|---:|---|
 """
+PARITY = ROOT / "docs" / "parity.md"
+PARITY_HEAD = """# Parity at full size
+
+Every preset up to the base size beside the same model in transformers and timm, with equal random weights (every
+parameter, norms and biases too): the largest difference of any hidden state, output or gradient of the pixels, relative
+to the largest value of each, at the native size and at one that is neither native nor square, on CPU under SDPA.
+Written by `make test-matrix`.
+
+{birth}
+| preset | source | other size | float64 | float32 |
+|---|---|---|---:|---:|
+"""
 START = time.perf_counter()
 CERTIFICATE = birth_certificate("pytest --record")  # of the tree as the run found it
 
 
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="write the outcome into docs/tested_versions.md")
+    parser.addoption("--record-parity", action="store_true", help="write the differences into docs/parity.md")
+
+
+def write_parity(reports):
+    rows = sorted(value for report in reports for key, value in report.user_properties if key == "parity")
+    table = "".join(
+        f"| {preset} | {source} | {other} | {worst['float64']:.0e} | {worst['float32']:.0e} |\n"
+        for preset, source, other, worst in rows
+    )
+    birth = "".join(f"- {key}: {value}\n" for key, value in CERTIFICATE.items() if key != "command")
+    PARITY.write_text(PARITY_HEAD.format(birth=f"{birth}- timm: {version('timm')}\n") + table)
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--record-parity"):
+        write_parity([*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")])
     if not config.getoption("--record"):
         return
     passed, failed, skipped, errors = (

@@ -87,3 +87,5 @@ def test_a_measured_row_holds_the_counts_and_the_differences():
     assert (name, parameters, gmacs) == ("vit_tiny_patch16_224", "5,717,416", "1.2537")
     assert float(timm) <= 1e-9
     assert float(transformers) <= 1e-9
+    measured = (ROOT / "docs/parity.md").read_text()
+    assert len([line for line in measured.splitlines() if line.startswith("| vit_tiny_patch16_224 | ")]) == 2

@@ -1,7 +1,33 @@
 """Looking at models: what they cost, and where a number comes from."""
 
-from .cost import count_macs
-from .cost import count_parameters
+from .cost import RECOMPUTED
+from .cost import cost
+from .cost import largest
+from .cost import memory
+from .cost import total
+from .cost_layer import Cost
+from .cost_layer import Run
+from .counters import count_kept_bytes
+from .counters import count_macs
+from .counters import count_parameters
+from .counters import count_peak_bytes
 from .provenance import birth_certificate
+from .speed import interleaved
+from .speed import ratio
 
-__all__ = ["birth_certificate", "count_macs", "count_parameters"]
+__all__ = [
+    "RECOMPUTED",
+    "Cost",
+    "Run",
+    "birth_certificate",
+    "cost",
+    "count_kept_bytes",
+    "count_macs",
+    "count_parameters",
+    "count_peak_bytes",
+    "interleaved",
+    "largest",
+    "memory",
+    "ratio",
+    "total",
+]

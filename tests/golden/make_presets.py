@@ -4,16 +4,16 @@ python -m tests.golden.make_presets
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import timm
 import torch
+import transformers
 from torch import nn
 
 from modeling_vit_custom.inspection import count_macs
 from modeling_vit_custom.inspection import count_parameters
-
-SIZES = {"tutorial_vit": 224, "vit_base_patch16_384": 384, "vit_large_patch16_384": 384}
 
 
 class Tutorial(nn.Module):
@@ -37,17 +37,73 @@ class Tutorial(nn.Module):
         return self.mlp_head(self.encode(pixel_values)[:, 0])
 
 
+def big_vision() -> nn.Module:
+    """big_vision's `vit_s16_i1k.py` out of timm's parts: fixed positions, the mean of the patches, a tanh layer."""
+    model = timm.create_model(
+        "vit_small_patch16_224", class_token=False, global_pool="avg", fc_norm=False, pos_embed="none"
+    )
+    model.head = nn.Sequential(nn.Linear(384, 384), nn.Tanh(), nn.Linear(384, 1000))
+    return model
+
+
+def clip(width: int, layers: int, patch: int, image: int) -> nn.Module:
+    sizes = dict(hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers)
+    sizes |= dict(num_attention_heads=width // 64, patch_size=patch, image_size=image)
+    return eager(transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**sizes))
+
+
+def dinov2(width: int, layers: int, **changes) -> nn.Module:
+    """DINOv2 with registers as its authors store it: timm's port folds the class token's position into the token.
+
+    transformers' model has a mask token too, which belongs to the pre-training.
+    """
+    sizes = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64)
+    sizes |= dict(patch_size=14, image_size=518, num_register_tokens=4)
+    config = transformers.Dinov2WithRegistersConfig(**sizes, **changes)
+    model = eager(transformers.Dinov2WithRegistersModel, config)
+    del model.embeddings.mask_token
+    return model
+
+
+def eager(make: Callable, config: transformers.PretrainedConfig) -> nn.Module:
+    config._attn_implementation = "eager"  # all its products are counted on every device
+    return make(config)
+
+
+# What timm does not have under the preset's name: the maker, the image's side, the model.
+OTHERS: dict[str, tuple[str, int, Callable[[], nn.Module]]] = {
+    "tutorial_vit": ("torch", 224, Tutorial),
+    "vit_small_patch16_224_big_vision": ("timm", 224, big_vision),
+    "vit_base_patch16_224_mae": ("timm", 224, lambda: timm.create_model("vit_base_patch16_224", num_classes=0)),
+    "vit_large_patch16_224_mae": ("timm", 224, lambda: timm.create_model("vit_large_patch16_224", num_classes=0)),
+    "vit_huge_patch14_224_mae": ("timm", 224, lambda: timm.create_model("vit_huge_patch14_224", num_classes=0)),
+    "vit_base_patch32_clip_quickgelu_224": ("transformers", 224, lambda: clip(768, 12, 32, 224)),
+    "vit_base_patch16_clip_quickgelu_224": ("transformers", 224, lambda: clip(768, 12, 16, 224)),
+    "vit_large_patch14_clip_quickgelu_224": ("transformers", 224, lambda: clip(1024, 24, 14, 224)),
+    "vit_large_patch14_clip_quickgelu_336": ("transformers", 336, lambda: clip(1024, 24, 14, 336)),
+    "vit_small_patch14_reg4_dinov2": ("transformers", 518, lambda: dinov2(384, 12)),
+    "vit_base_patch14_reg4_dinov2": ("transformers", 518, lambda: dinov2(768, 12)),
+    "vit_large_patch14_reg4_dinov2": ("transformers", 518, lambda: dinov2(1024, 24)),
+    "vit_giant_patch14_reg4_dinov2": ("transformers", 518, lambda: dinov2(1536, 40, use_swiglu_ffn=True)),
+}
+
+
+def from_timm(name: str) -> tuple[str, int, Callable[[], nn.Module]]:
+    changes = {"num_classes": 0} if "dinov3" in name else {}  # published without a classifier
+    return "timm", timm.get_pretrained_cfg(name).input_size[-1], lambda: timm.create_model(name, **changes)
+
+
 def main():
     here = Path(__file__).parent
     rows = {}
     for preset in sorted(Path(here, "..", "..", "configs", "models").glob("*.json")):
+        library, side, make = OTHERS.get(preset.stem) or from_timm(preset.stem)
         with torch.device("meta"):
-            model = Tutorial() if preset.stem == "tutorial_vit" else timm.create_model(preset.stem)
-        maker = f"torch {torch.__version__}" if preset.stem == "tutorial_vit" else f"timm {timm.__version__}"
-        size = SIZES.get(preset.stem, 224)
+            model = make().requires_grad_(False)
+        version = {"timm": timm, "torch": torch, "transformers": transformers}[library].__version__
         # In training mode torch.nn's layers run their plain path: their fused inference path is not counted.
-        macs = count_macs(model.train(), 1, 3, size, size)
-        rows[preset.stem] = {"maker": maker, "parameters": count_parameters(model), "macs": macs}
+        macs = count_macs(model.train(), 1, 3, side, side)
+        rows[preset.stem] = {"maker": f"{library} {version}", "parameters": count_parameters(model), "macs": macs}
     Path(here, "presets.json").write_text(json.dumps(rows, indent=2) + "\n")
 
 
