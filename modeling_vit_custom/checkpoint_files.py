@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig
 from transformers import PretrainedConfig
@@ -115,7 +116,7 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
 def keep_kernel(kwargs: dict):
     """Take another patch size than the checkpoint's out of `from_pretrained`'s arguments, and return it, or None: the
     weights load at their own size first. It stands in `patch_size`, or, from Auto classes, in the configuration."""
-    config = kwargs.get("config")
+    config: Any = kwargs.get("config")
     if not hasattr(config, "patch_size"):
         return kwargs.pop("patch_size", None)
     kernel, patch_size = getattr(config, "patch_kernel_size", None), config.patch_size

@@ -6,26 +6,27 @@ from torch import nn
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.conversion.rename import load
-from modeling_vit_custom.conversion.rename import rename
+from modeling_vit_custom.conversion.rename import row
+from modeling_vit_custom.conversion.rename import split
 from tests.golden.make_presets import Tutorial
 from tests.support import ROOT
 from tests.support import fill
 from tests.support import picture
 
 LAYER, OURS = "encoder.layers.{n}.", "vit.stages.0.layers.{n}."
-TABLE = {
-    "patch_embedding.{p}": "vit.embeddings.patch_embeddings.{p}",
-    "cls_token": "vit.embeddings.prefix_tokens",
-    "pos_embedding": "vit.embeddings.position_embeddings",
-    LAYER + "self_attn.in_proj_weight": tuple(OURS + f"attention.{name}_proj.weight" for name in "qkv"),
-    LAYER + "self_attn.in_proj_bias": tuple(OURS + f"attention.{name}_proj.bias" for name in "qkv"),
-    LAYER + "self_attn.out_proj.{p}": OURS + "attention.o_proj.{p}",
-    LAYER + "norm1.{p}": OURS + "norm1.{p}",
-    LAYER + "linear1.{p}": OURS + "mlp.fc1.{p}",
-    LAYER + "linear2.{p}": OURS + "mlp.fc2.{p}",
-    LAYER + "norm2.{p}": OURS + "norm2.{p}",
-    "mlp_head.{p}": "classifier.{p}",
-}
+TABLE = [
+    row("patch_embedding.{p}", "vit.embeddings.patch_embeddings.{p}"),
+    row("cls_token", "vit.embeddings.prefix_tokens"),
+    row("pos_embedding", "vit.embeddings.position_embeddings"),
+    row(LAYER + "self_attn.in_proj_weight", tuple(OURS + f"attention.{name}_proj.weight" for name in "qkv"), split(3)),
+    row(LAYER + "self_attn.in_proj_bias", tuple(OURS + f"attention.{name}_proj.bias" for name in "qkv"), split(3)),
+    row(LAYER + "self_attn.out_proj.{p}", OURS + "attention.o_proj.{p}"),
+    row(LAYER + "norm1.{p}", OURS + "norm1.{p}"),
+    row(LAYER + "linear1.{p}", OURS + "mlp.fc1.{p}"),
+    row(LAYER + "linear2.{p}", OURS + "mlp.fc2.{p}"),
+    row(LAYER + "norm2.{p}", OURS + "norm2.{p}"),
+    row("mlp_head.{p}", "classifier.{p}"),
+]
 
 
 def small_tutorial(batch_first: bool) -> nn.Module:
@@ -43,7 +44,7 @@ def small_tutorial(batch_first: bool) -> nn.Module:
 
 def ours_from(tutorial: nn.Module) -> nn.Module:
     config = ViTCustomConfig.from_pretrained(ROOT / "configs/models/tutorial_vit.json", depths=[2])
-    return load(ViTCustomForImageClassification(config).double().eval(), rename(tutorial.state_dict(), TABLE))
+    return load(ViTCustomForImageClassification, config, tutorial.state_dict(), TABLE)[0]
 
 
 def test_the_preset_is_the_listing_with_batch_first():

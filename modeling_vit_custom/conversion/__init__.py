@@ -1,6 +1,14 @@
-"""Foreign checkpoints as ours: one rename table per source, and the configuration that goes with it."""
+"""Foreign checkpoints as ours and back, with a proof: one rename table per source, and the configuration that goes
+with it."""
 
-from .timm_vit import from_timm
-from .transformers_vit import from_transformers
+from .certificate import verify
+from .converting import convert
+from .converting import from_transformers
+from .peers import as_in
+from .peers import peer
+from .registry import SOURCES
+from .registry import find_source
+from .returning import back
+from .timm_sources import from_timm
 
-__all__ = ["from_timm", "from_transformers"]
+__all__ = ["SOURCES", "as_in", "back", "convert", "find_source", "from_timm", "from_transformers", "peer", "verify"]

@@ -1,104 +1,135 @@
-"""timm's VisionTransformer -> ours. timm itself is not imported: its models are read by their attributes."""
+"""timm's VisionTransformer (ViT, DeiT-III, CLIP's image tower, DINOv2, MAE's encoder, FlexiViT) and
+VisionTransformerDistilled (DeiT), read by their attributes: timm is not imported here."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
+from ..configuration_checks import pair
 from ..configuration_vit_custom import ViTCustomConfig
-from ..modeling_vit_custom import ViTCustomForImageClassification
-from ..modeling_vit_custom import ViTCustomModel
+from . import timm_reading as reading
 from .rename import Table
-from .rename import load
-from .rename import rename
+from .rename import join
+from .rename import row
 
 POOLINGS = {"token": "cls", "avg": "mean"}
 OURS = "stages.0.layers.{n}."
-BASE: Table = {
-    "cls_token": "embeddings.prefix_tokens",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj.{p}": "embeddings.patch_embeddings.{p}",
-    "blocks.{n}.norm1.{p}": OURS + "norm1.{p}",
-    "blocks.{n}.attn.qkv.{p}": tuple(OURS + f"attention.{name}_proj.{{p}}" for name in "qkv"),
-    "blocks.{n}.attn.q_norm.{p}": OURS + "attention.q_norm.{p}",
-    "blocks.{n}.attn.k_norm.{p}": OURS + "attention.k_norm.{p}",
-    "blocks.{n}.attn.proj.{p}": OURS + "attention.o_proj.{p}",
-    "blocks.{n}.ls1.gamma": OURS + "branch1.scale",
-    "blocks.{n}.norm2.{p}": OURS + "norm2.{p}",
-    "blocks.{n}.mlp.fc1.{p}": OURS + "mlp.fc1.{p}",
-    "blocks.{n}.mlp.fc2.{p}": OURS + "mlp.fc2.{p}",
-    "blocks.{n}.ls2.gamma": OURS + "branch2.scale",
-    "norm.{p}": "norm.{p}",
-    "fc_norm.{p}": "pooled_norm.{p}",
-}
-
-
-def hidden_act(activation: nn.Module) -> str:
-    if isinstance(activation, nn.GELU):
-        return "gelu_pytorch_tanh" if activation.approximate == "tanh" else "gelu"
-    names = {"ReLU": "relu", "QuickGELU": "quick_gelu", "GELUTanh": "gelu_pytorch_tanh"}
-    if type(activation).__name__ not in names:
-        raise ValueError(
-            f"The activation {activation} has no counterpart here: add its name to `hidden_act` beside {names}."
-        )
-    return names[type(activation).__name__]
+TOKENS = {"cls": "cls_token", "distillation": "dist_token", "register": "reg_token"}
 
 
 def refuse_what_is_lost(model: Any):
     """Raise where a model that its names do not tell apart computes something else than ours."""
     block = model.blocks[0]
-    for part, found in {
-        f"blocks of the kind {type(block).__name__}": type(block).__name__ != "Block",
-        f"global_pool={model.global_pool!r}": model.global_pool not in POOLINGS,
-        "pool_include_prefix=True": getattr(model, "pool_include_prefix", False),
-        "register tokens": getattr(model, "reg_token", None) is not None,
-        "proj_drop, which acts inside its MLP too": block.mlp.drop1.p > 0,
-    }.items():
-        if found:
-            raise ValueError(f"This timm model has {part}, which has no counterpart here: create it without.")
+    distilled = getattr(model, "dist_token", None) is not None
+    reading.refuse(
+        {
+            f"blocks of the kind {reading.kind(block)}": reading.kind(block) != "Block",
+            f"global_pool={model.global_pool!r}": model.global_pool not in POOLINGS,
+            "pool_include_prefix=True": getattr(model, "pool_include_prefix", False),
+            f"a stem of the kind {reading.kind(model.patch_embed)}": reading.kind(model.patch_embed) != "PatchEmbed",
+            "embed_norm_layer, a norm on its patches": not reading.absent(model.patch_embed.norm),
+            "dynamic_img_pad=True": model.patch_embed.dynamic_img_pad,
+            "drop_rate, a dropout before its classifier": model.head_drop.p > 0,
+            "patch_drop_rate": not reading.absent(model.patch_drop),
+            "fc_norm=True, which its two heads do not use": distilled and not reading.absent(model.fc_norm),
+        }
+    )
+    reading.refuse_block(block, ("Attention",), ("Mlp", "GluMlp"))
+    reading.refuse({"a gate behind what it multiplies": getattr(block.mlp, "gate_last", False)})
 
 
 def convert_config(model: Any) -> ViTCustomConfig:
     refuse_what_is_lost(model)
-    block = model.blocks[0]
-    pooled = not isinstance(model.fc_norm, nn.Identity)
-    normed = not isinstance(model.norm, nn.Identity)
+    block, norms = model.blocks[0], (model.norm, model.fc_norm)
+    tokens = ["cls"] * model.has_class_token + ["distillation"] * hasattr(model, "dist_token")
+    tokens += ["register"] * model.num_reg_tokens
+    eps = [*norms, model.norm_pre, block.norm1, block.norm2, block.attn.q_norm, block.attn.k_norm]
+    learned = model.pos_embed is not None
     return ViTCustomConfig(  # type: ignore[call-arg]  # num_labels is a property of transformers
         image_size=list(model.patch_embed.img_size),
         patch_size=list(model.patch_embed.patch_size),
+        patch_bias=model.patch_embed.proj.bias is not None,
         num_channels=model.patch_embed.proj.in_channels,
-        prefix_tokens=["cls"] * model.num_prefix_tokens,
-        num_prefix_positions=0 if model.no_embed_class else model.num_prefix_tokens,
+        prefix_tokens=tokens,
+        embeddings_norm="none" if reading.absent(model.norm_pre) else "tokens",
+        position_embedding="learned" if learned else "none",
+        num_prefix_positions=len(tokens) if learned and not model.no_embed_class else 0,
         position_interpolation="bicubic_antialias",
         hidden_sizes=[model.embed_dim],
         depths=[len(model.blocks)],
         num_attention_heads=[block.attn.num_heads],
-        intermediate_size=block.mlp.fc1.out_features,
-        hidden_act=hidden_act(block.mlp.act),
-        final_norm="pooled" if pooled else "all" if normed else "none",
-        layer_norm_eps=block.norm1.eps,
+        intermediate_size=block.mlp.fc2.in_features,
+        gated_mlp=reading.kind(block.mlp) == "GluMlp",
+        hidden_act=reading.hidden_act(block.mlp.act),
+        final_norm="pooled" if not reading.absent(model.fc_norm) else "none" if reading.absent(model.norm) else "all",
+        layer_norm_eps=reading.layer_norm_eps(eps),
         embeddings_dropout_prob=model.pos_drop.p,
         attention_probs_dropout_prob=block.attn.attn_drop.p,
-        drop_path_rate=getattr(model.blocks[-1].drop_path1, "drop_prob", 0.0),
         qkv_bias=block.attn.qkv.bias is not None,
-        qk_norm=not isinstance(block.attn.q_norm, nn.Identity),
+        qk_norm=not reading.absent(block.attn.q_norm),
         layer_scale_init_value=block.ls1.init_values if hasattr(block.ls1, "gamma") else None,
         pooling=POOLINGS[model.global_pool],
+        distillation_head=hasattr(model, "dist_token"),
         num_labels=model.num_classes,
+        **reading.drop_path(model.blocks),
     )
 
 
-def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """timm's names to ours: of a classifier if the source has one."""
-    renamed = rename(state_dict, {**BASE, "head.{p}": "classifier.{p}"})
-    if "head.weight" not in state_dict:
-        return renamed
-    return {name if name.startswith("classifier.") else f"vit.{name}": tensor for name, tensor in renamed.items()}
+def tokens_row(config: ViTCustomConfig) -> Table:
+    """timm holds each kind of prefix token apart."""
+    kinds = list(dict.fromkeys(config.prefix_tokens))
+    sizes = [config.prefix_tokens.count(kind) for kind in kinds]
+    return [row(tuple(TOKENS[kind] for kind in kinds), "embeddings.prefix_tokens", join(*sizes))] if kinds else []
 
 
-def from_timm(model: Any) -> ViTCustomModel | ViTCustomForImageClassification:
-    """A timm `VisionTransformer` as ours, in the same dtype; the bare model if it has no classifier."""
-    make = ViTCustomForImageClassification if model.num_classes else ViTCustomModel
-    ours = make(convert_config(model)).to(dtype=model.patch_embed.proj.weight.dtype)  # type: ignore[call-arg]
-    return load(ours, convert_state_dict(model.state_dict()))
+def tables(config: ViTCustomConfig, head: bool) -> dict[str, Table]:
+    base = [
+        *tokens_row(config),
+        row("pos_embed", "embeddings.position_embeddings"),
+        row("patch_embed.proj.{p}", "embeddings.patch_embeddings.{p}"),
+        row("norm_pre.{p}", "embeddings.norm.{p}"),
+        *reading.block_rows("blocks.{n}.", OURS, config.gated_mlp),
+        row("norm.{p}", "norm.{p}"),
+        row("fc_norm.{p}", "pooled_norm.{p}"),
+    ]
+
+    def scales(name: str) -> Table:
+        rows = [row("blocks.{n}." + name.format(number), f"{OURS}branch{number}.scale") for number in "12"]
+        return reading.with_heads([*base, *rows], head)
+
+    # The second is DeiT-III's own, which files of timm on the Hub may have kept.
+    return {"timm": scales("ls{}.gamma"), "original": scales("gamma_{}")}
+
+
+def write(config: ViTCustomConfig) -> tuple[str, dict[str, Any]]:
+    """(an architecture of timm, the arguments that make it this model). Norms and gates cannot be said in JSON, so they
+    come with the architecture."""
+    stage = config.stages[0]
+    distilled = "distillation" in config.prefix_tokens
+    arguments = dict(
+        img_size=reading.plain([n * p for n, p in zip(config.grid, pair(config.patch_size), strict=True)]),
+        patch_size=reading.plain(config.patch_size),
+        in_chans=config.num_channels,
+        global_pool=next((theirs for theirs, ours in POOLINGS.items() if ours == config.pooling), config.pooling),
+        embed_dim=stage.hidden_size,
+        depth=stage.depth,
+        num_heads=stage.num_attention_heads,
+        mlp_ratio=reading.mlp_ratio(stage.intermediate_size * (2 if config.gated_mlp else 1), stage.hidden_size),
+        qkv_bias=all(config.qkv_biases),
+        qk_norm=config.qk_norm,
+        init_values=config.layer_scale_init_value,
+        class_token="cls" in config.prefix_tokens,
+        no_embed_class=not config.num_positioned_prefix_tokens and bool(config.prefix_tokens),
+        reg_tokens=config.prefix_tokens.count("register"),
+        pos_embed="learn" if config.position_embedding == "learned" else "none",
+        pre_norm=config.embeddings_norm == "tokens",
+        final_norm=config.final_norm != "none",
+        fc_norm=config.final_norm == "pooled",
+        pos_drop_rate=config.embeddings_dropout_prob,
+        attn_drop_rate=config.attention_probs_dropout_prob,
+        drop_path_rate=config.drop_path_rate,
+    )
+    if config.gated_mlp:
+        return "vit_giant_patch14_dinov2", arguments
+    arguments["act_layer"] = reading.ACT_LAYERS.get(config.hidden_act, config.hidden_act)
+    if distilled:
+        return "deit_base_distilled_patch16_224", arguments
+    return "vit_base_patch16_clip_224" if config.layer_norm_eps == 1e-5 else "vit_base_patch16_224", arguments

@@ -1,0 +1,169 @@
+"""A folder of ours -> the layout of another library, bit for bit what it was where it came from there."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from ..configuration_vit_custom import ViTCustomConfig
+from ..modeling_vit_custom import ViTCustomForImageClassification
+from ..modeling_vit_custom import ViTCustomModel
+from .equal_configs import differing
+from .equal_configs import lost_in_training
+from .names import match
+from .reading import read_checkpoint
+from .reading import read_json
+from .registry import SOURCES
+from .rename import Table
+from .rename import Tensors
+from .rename import differences
+from .rename import into_theirs
+from .sources import Checkpoint
+from .sources import Source
+from .sources import WeightFile
+from .writing import new_folder
+from .writing import write_json
+from .writing import write_weights
+
+HEADED = "ViTCustomForImageClassification"
+
+
+def read_ours(folder: Path) -> tuple[ViTCustomConfig, bool, Tensors]:
+    """(configuration, whether it is a classifier, tensors) of a folder that save_pretrained wrote.
+
+    Raises:
+        ValueError: the tensors are not those of the configuration: the two-sided list.
+    """
+    checkpoint = read_checkpoint(folder)
+    if checkpoint.config.get("model_type") != ViTCustomConfig.model_type:
+        raise ValueError(
+            f"{folder} holds a {checkpoint.config.get('model_type')!r}, no model of ours: convert it first."
+        )
+    architecture = (checkpoint.config.get("architectures") or [""])[0]
+    if architecture not in (HEADED, "ViTCustomModel"):
+        raise ValueError(f"{architecture} has no counterpart elsewhere: save its backbone, or a {HEADED}, by itself.")
+    head = architecture == HEADED
+    config = ViTCustomConfig.from_dict(dict(checkpoint.config))
+    make: Any = ViTCustomForImageClassification if head else ViTCustomModel
+    with torch.device("meta"):
+        expected = make(config).state_dict()
+    if lines := differences(checkpoint.tensors, expected, ()):
+        raise ValueError(f"The weights in {folder} do not fit its config.json:\n" + "\n".join(lines))
+    return config, head, checkpoint.tensors
+
+
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """source.json of a converted folder, and the source's tensors kept aside, as `aside`."""
+    known = read_json(folder / "source.json")
+    if known is None:
+        return None
+    aside = folder / "source_only.safetensors"
+    return known | {"aside": load_file(aside) if aside.is_file() else {}}
+
+
+def turned_back(
+    config: ViTCustomConfig, head: bool, tensors: Tensors, known: dict[str, Any]
+) -> tuple[Source, Checkpoint] | None:
+    """The source's own checkpoint with these tensors, without any library; None where the classifier came or went.
+
+    Raises:
+        ValueError: the tensors that were kept aside are gone.
+    """
+    source = SOURCES[known["source"]]
+    if known["head"] != head:
+        return None
+    table = source.tables(config, head)[known["spelling"]]
+    theirs = into_theirs(tensors, table, known["aside"])
+    files = tuple(WeightFile(**{**file, "tensors": tuple(file["tensors"])}) for file in known["files"])
+    if gone := sorted({name for file in files for name in file.tensors} - theirs.keys()):
+        raise ValueError(
+            f"source_only.safetensors should hold {', '.join(gone)}: put the file back beside the weights."
+        )
+    preset = ViTCustomConfig.from_dict(known["preset"]) if known["preset"] else None
+    where = (known["name"], files, known["index"], known["revision"])
+    return source, Checkpoint(known["config"], theirs, known["processor"], *where, preset=preset)
+
+
+def as_it_was(
+    config: ViTCustomConfig, head: bool, tensors: Tensors, known: dict[str, Any]
+) -> tuple[Source, Checkpoint] | None:
+    """The same; None where our model has become another than the source's configuration says."""
+    found = turned_back(config, head, tensors, known)
+    if found is None or differing(config, found[0].read_config(found[1]), head):
+        return None
+    return found
+
+
+def as_new(
+    config: ViTCustomConfig,
+    head: bool,
+    tensors: Tensors,
+    to: str,
+    known: dict[str, Any] | None,
+    processor: dict[str, Any] | None,
+) -> tuple[Source, Checkpoint, list[str]]:
+    """(a source of the library `to`, or the one of that name; the checkpoint that it would have made; what is lost).
+
+    Raises:
+        ValueError: none can hold this model; the sentences say why.
+    """
+    candidates = [source for source in SOURCES.values() if to in (source.name, source.library)]
+    if not candidates:
+        libraries = sorted({source.library for source in SOURCES.values() if source.library})
+        raise ValueError(f"There is no layout {to!r}: there are {', '.join([*libraries, *SOURCES])}.")
+    reasons = []
+    for source in candidates:
+        try:
+            settings = source.write_config(config, head)
+            table = next(iter(source.tables(config, head).values()))
+            aside = known["aside"] if known and known["source"] == source.name else {}
+            theirs = into_theirs(tensors, table, named_aside(aside, table))
+        except (ValueError, ImportError) as error:
+            reasons.append(str(error))
+            continue
+        checkpoint = Checkpoint(
+            source.with_processor(settings, processor) if processor else settings, theirs, processor, preset=config
+        )
+        lost = lost_in_training(config, source.read_config(checkpoint))
+        notes = [f"`{name}` is {ours!r} here and {other!r} there" for name, (ours, other) in lost.items()]
+        return source, checkpoint, notes
+    nearest = min(reasons, key=len)  # the one with the fewest objections
+    raise ValueError(f"{to} has no layout that can hold this model; the nearest: {nearest}")
+
+
+def named_aside(aside: Tensors, table: Table) -> dict[str, torch.Tensor]:
+    rows = [name for entry in table if not entry.names[1] for name in entry.names[0]]
+    return {key: tensor for key, tensor in aside.items() if any(match(name, key) is not None for name in rows)}
+
+
+def back(ours: str | Path, output: str | Path, to: str | None = None) -> tuple[str, list[str]]:
+    """Write `output`: the model in the folder `ours` as another library saves it.
+
+    Args:
+        to: "transformers", "timm", or a source by name; where it came from if None.
+
+    Returns:
+        the source's name, and what its configuration cannot say of training.
+
+    Raises:
+        ValueError: their layout cannot hold it; nothing was written.
+    """
+    folder = Path(ours)
+    config, head, tensors = read_ours(folder)
+    known = read_origin(folder)
+    if to is None and known is None:
+        raise ValueError(f"{folder} was not converted, so `--to` must say the layout: transformers or timm.")
+    found = None
+    if known is not None and to in (None, known["source"], SOURCES[known["source"]].library):
+        found = as_it_was(config, head, tensors, known)
+        to = to or SOURCES[known["source"]].library or known["source"]
+    processor = read_json(folder / "preprocessor_config.json")
+    source, checkpoint, notes = (*found, []) if found else as_new(config, head, tensors, str(to), known, processor)
+    with new_folder(output) as target:
+        if checkpoint.config:
+            write_json(target / "config.json", dict(checkpoint.config))
+        write_weights(target, checkpoint.tensors, checkpoint.files, checkpoint.index)
+        if checkpoint.processor is not None:
+            write_json(target / "preprocessor_config.json", dict(checkpoint.processor))
+    return source.name, notes
