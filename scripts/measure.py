@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None):
     birth = "".join(f"- {name}: {value}\n" for name, value in certificate.items())
     explained = (
         "The last two columns: the largest difference of any hidden state, output or gradient of the pixels, relative "
-        "to its largest value, in float64 with equal random weights; for presets up to the base size, where the library "
-        "has the model. They come from [parity at full size](parity.md), which has the versions and float32 too.\n"
+        "to its largest value, in float64 with equal random weights; for presets up to the base size, where the "
+        "library has the model. They come from [parity at full size](parity.md), which has versions and float32 too.\n"
     )
     (ROOT / "docs/results.md").write_text(
         f"# Results\n\nWritten by `make results`.\n\n{birth}\n## Sizes and parity\n\n{explained}\n{HEAD}"

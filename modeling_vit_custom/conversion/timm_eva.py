@@ -9,7 +9,6 @@ from .rename import Table
 from .rename import row
 from .rename import split
 from .timm_vit import OURS
-from .timm_vit import POOLINGS
 from .timm_vit import tokens_row
 
 
@@ -19,7 +18,7 @@ def refuse_what_is_lost(model: Any):
     reading.refuse(
         {
             f"blocks of the kind {reading.kind(block)}": reading.kind(block) != "EvaBlock",
-            f"global_pool={model.global_pool!r}": model.global_pool not in POOLINGS,
+            f"global_pool={model.global_pool!r}": model.global_pool not in reading.POOLINGS,
             f"rotary positions of the kind {reading.kind(rope)}": reading.kind(rope) != "RotaryEmbeddingDinoV3",
             "learned positions beside the rotary ones": model.pos_embed is not None,
             "dynamic_img_pad=True": model.patch_embed.dynamic_img_pad,
@@ -49,31 +48,15 @@ def convert_config(model: Any) -> ViTCustomConfig:
     norms = [model.norm, model.fc_norm, model.norm_pre, block.norm1, block.norm2, block.attn.q_norm, block.attn.k_norm]
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     return ViTCustomConfig(  # type: ignore[call-arg]  # num_labels is a property of transformers
-        image_size=list(model.patch_embed.img_size),
-        patch_size=list(model.patch_embed.patch_size),
-        patch_bias=model.patch_embed.proj.bias is not None,
-        num_channels=model.patch_embed.proj.in_channels,
         prefix_tokens=["cls"] * (model.cls_token is not None) + ["register"] * registers,
-        embeddings_norm="none" if reading.absent(model.norm_pre) else "tokens",
         position_embedding="rotary",
         rope_theta=model.rope.temperature,
-        hidden_sizes=[model.embed_dim],
-        depths=[len(model.blocks)],
-        num_attention_heads=[block.attn.num_heads],
-        intermediate_size=block.mlp.fc2.in_features,
         gated_mlp=reading.kind(block.mlp) == "SwiGLU",
-        hidden_act=reading.hidden_act(block.mlp.act),
-        final_norm="pooled" if not reading.absent(model.fc_norm) else "none" if reading.absent(model.norm) else "all",
         layer_norm_eps=reading.layer_norm_eps(norms),
-        embeddings_dropout_prob=model.pos_drop.p,
-        attention_probs_dropout_prob=block.attn.attn_drop.p,
         # The key's is a buffer of zeros, which is in no file.
         qkv_bias=False if block.attn.q_bias is None else [True, False, True],
-        qk_norm=not reading.absent(block.attn.q_norm),
         layer_scale_init_value=block.init_values,
-        pooling=POOLINGS[model.global_pool],
-        num_labels=model.num_classes,
-        **reading.drop_path(model.blocks),
+        **reading.of_one_grid(model),
     )
 
 
@@ -103,7 +86,9 @@ def write(config: ViTCustomConfig) -> tuple[str, dict[str, Any]]:
         img_size=reading.plain([n * p for n, p in zip(config.grid, pair(config.patch_size), strict=True)]),
         patch_size=reading.plain(config.patch_size),
         in_chans=config.num_channels,
-        global_pool=next((theirs for theirs, ours in POOLINGS.items() if ours == config.pooling), config.pooling),
+        global_pool=next(
+            (theirs for theirs, ours in reading.POOLINGS.items() if ours == config.pooling), config.pooling
+        ),
         embed_dim=stage.hidden_size,
         depth=stage.depth,
         num_heads=stage.num_attention_heads,

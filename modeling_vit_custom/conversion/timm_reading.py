@@ -14,6 +14,7 @@ from .rename import prefixed
 from .rename import row
 from .rename import split
 
+POOLINGS = {"token": "cls", "avg": "mean"}
 # The names of timm's activation modules; `act_layer` of its constructors takes the words on the right of `ACT_LAYERS`.
 ACTIVATIONS = {
     "GELU": "gelu",
@@ -138,3 +139,27 @@ def with_heads(table: Table, head: bool, classifier: str = "head.{p}") -> Table:
 def as_tokens(output: torch.Tensor) -> torch.Tensor:
     """(B, h, w, D) or (B, N, D) -> (B, N, D)"""
     return output.flatten(1, 2) if output.ndim == 4 else output
+
+
+def of_one_grid(model: Any) -> dict[str, Any]:
+    """What timm's ViT and Eva models say alike."""
+    block = model.blocks[0]
+    return dict(
+        image_size=list(model.patch_embed.img_size),
+        patch_size=list(model.patch_embed.patch_size),
+        patch_bias=model.patch_embed.proj.bias is not None,
+        num_channels=model.patch_embed.proj.in_channels,
+        embeddings_norm="none" if absent(model.norm_pre) else "tokens",
+        hidden_sizes=[model.embed_dim],
+        depths=[len(model.blocks)],
+        num_attention_heads=[block.attn.num_heads],
+        intermediate_size=block.mlp.fc2.in_features,
+        hidden_act=hidden_act(block.mlp.act),
+        final_norm="pooled" if not absent(model.fc_norm) else "none" if absent(model.norm) else "all",
+        embeddings_dropout_prob=model.pos_drop.p,
+        attention_probs_dropout_prob=block.attn.attn_drop.p,
+        qk_norm=not absent(block.attn.q_norm),
+        pooling=POOLINGS[model.global_pool],
+        num_labels=model.num_classes,
+        **drop_path(model.blocks),
+    )

@@ -10,7 +10,6 @@ from .rename import Table
 from .rename import join
 from .rename import row
 
-POOLINGS = {"token": "cls", "avg": "mean"}
 OURS = "stages.0.layers.{n}."
 TOKENS = {"cls": "cls_token", "distillation": "dist_token", "register": "reg_token"}
 
@@ -22,7 +21,7 @@ def refuse_what_is_lost(model: Any):
     reading.refuse(
         {
             f"blocks of the kind {reading.kind(block)}": reading.kind(block) != "Block",
-            f"global_pool={model.global_pool!r}": model.global_pool not in POOLINGS,
+            f"global_pool={model.global_pool!r}": model.global_pool not in reading.POOLINGS,
             "pool_include_prefix=True": getattr(model, "pool_include_prefix", False),
             f"a stem of the kind {reading.kind(model.patch_embed)}": reading.kind(model.patch_embed) != "PatchEmbed",
             "embed_norm_layer, a norm on its patches": not reading.absent(model.patch_embed.norm),
@@ -44,32 +43,16 @@ def convert_config(model: Any) -> ViTCustomConfig:
     eps = [*norms, model.norm_pre, block.norm1, block.norm2, block.attn.q_norm, block.attn.k_norm]
     learned = model.pos_embed is not None
     return ViTCustomConfig(  # type: ignore[call-arg]  # num_labels is a property of transformers
-        image_size=list(model.patch_embed.img_size),
-        patch_size=list(model.patch_embed.patch_size),
-        patch_bias=model.patch_embed.proj.bias is not None,
-        num_channels=model.patch_embed.proj.in_channels,
         prefix_tokens=tokens,
-        embeddings_norm="none" if reading.absent(model.norm_pre) else "tokens",
         position_embedding="learned" if learned else "none",
         num_prefix_positions=len(tokens) if learned and not model.no_embed_class else 0,
         position_interpolation="bicubic_antialias",
-        hidden_sizes=[model.embed_dim],
-        depths=[len(model.blocks)],
-        num_attention_heads=[block.attn.num_heads],
-        intermediate_size=block.mlp.fc2.in_features,
         gated_mlp=reading.kind(block.mlp) == "GluMlp",
-        hidden_act=reading.hidden_act(block.mlp.act),
-        final_norm="pooled" if not reading.absent(model.fc_norm) else "none" if reading.absent(model.norm) else "all",
         layer_norm_eps=reading.layer_norm_eps(eps),
-        embeddings_dropout_prob=model.pos_drop.p,
-        attention_probs_dropout_prob=block.attn.attn_drop.p,
         qkv_bias=block.attn.qkv.bias is not None,
-        qk_norm=not reading.absent(block.attn.q_norm),
         layer_scale_init_value=block.ls1.init_values if hasattr(block.ls1, "gamma") else None,
-        pooling=POOLINGS[model.global_pool],
         distillation_head=hasattr(model, "dist_token"),
-        num_labels=model.num_classes,
-        **reading.drop_path(model.blocks),
+        **reading.of_one_grid(model),
     )
 
 
@@ -108,7 +91,9 @@ def write(config: ViTCustomConfig) -> tuple[str, dict[str, Any]]:
         img_size=reading.plain([n * p for n, p in zip(config.grid, pair(config.patch_size), strict=True)]),
         patch_size=reading.plain(config.patch_size),
         in_chans=config.num_channels,
-        global_pool=next((theirs for theirs, ours in POOLINGS.items() if ours == config.pooling), config.pooling),
+        global_pool=next(
+            (theirs for theirs, ours in reading.POOLINGS.items() if ours == config.pooling), config.pooling
+        ),
         embed_dim=stage.hidden_size,
         depth=stage.depth,
         num_heads=stage.num_attention_heads,
