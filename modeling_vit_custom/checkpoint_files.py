@@ -28,6 +28,8 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 from transformers.utils import logging
 
+from .configuration_checks import pair
+
 logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
@@ -75,7 +77,9 @@ def unknown_keys(keys: Iterable[str], config_class: type) -> list[str]:
     known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
     unknown = [key for key in keys if not key.startswith("_") and key not in known]
     for key in unknown:
-        for near in difflib.get_close_matches(key, [*names, *VIEWS, "num_labels"], n=1, cutoff=0.8):
+        for near in difflib.get_close_matches(
+            key, [*names, *VIEWS, "num_labels", "out_features", "out_indices"], n=1, cutoff=0.8
+        ):
             raise ValueError(f"Unknown configuration key `{key}`: did you mean `{VIEWS.get(near, near)}`?")
     return unknown
 
@@ -120,7 +124,7 @@ def keep_kernel(kwargs: dict):
     if not hasattr(config, "patch_size"):
         return kwargs.pop("patch_size", None)
     kernel, patch_size = getattr(config, "patch_kernel_size", None), config.patch_size
-    if kernel is None:
+    if kernel is None or pair(kernel) == pair(patch_size):
         return None
     kwargs["config"] = copy.deepcopy(config)
     kwargs["config"].patch_size = list(kernel)

@@ -33,7 +33,6 @@ class Windows(NamedTuple):
     shift: tuple[int, int]
     pad_first: bool  # transformers pads, then shifts; timm shifts, then pads
 
-    @property
     def padding(self) -> tuple[int, int]:
         """Rows at the bottom and columns at the right that complete the last windows."""
         (rows, columns), (height, width) = self.grid, self.window
@@ -47,7 +46,7 @@ class Windows(NamedTuple):
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
         """(B, h, w, D) -> (B, h', w', D): zeros that take part in attention, as in every implementation."""
-        bottom, right = self.padding
+        bottom, right = self.padding()
         return nn.functional.pad(image, (0, 0, 0, right, 0, bottom)) if bottom or right else image
 
     def deal(self, image: torch.Tensor) -> torch.Tensor:
@@ -65,7 +64,7 @@ class Windows(NamedTuple):
 
     def join(self, windows: torch.Tensor, batch: int) -> torch.Tensor:
         """(B * G, M, D) -> (B, h * w, D)"""
-        (rows, columns), (bottom, right), (height, width) = self.grid, self.padding, self.window
+        (rows, columns), (bottom, right), (height, width) = self.grid, self.padding(), self.window
         down, across, size = (rows + bottom) // height, (columns + right) // width, windows.shape[-1]
         image = windows.view(batch, down, across, height, width, size).transpose(2, 3)
         image = image.reshape(batch, rows + bottom, columns + right, size)
@@ -78,7 +77,7 @@ class Windows(NamedTuple):
         if not any(self.shift):
             return None
         regions = []
-        for side, padding, window, shift in zip(self.grid, self.padding, self.window, self.shift, strict=True):
+        for side, padding, window, shift in zip(self.grid, self.padding(), self.window, self.shift, strict=True):
             place = torch.arange(side + padding, device=device)
             regions.append((place >= side + padding - window).long() + (place >= side + padding - shift).long())
         labels = self.deal((regions[0][:, None] * 3 + regions[1])[None, :, :, None])  # (G, M, 1)

@@ -24,6 +24,7 @@ import transformers
 from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 PACKAGE = "modeling_vit_custom"
 
@@ -100,11 +101,15 @@ def digest(value: torch.Tensor | tuple) -> str:
     return hashlib.sha256(b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
+def describe_tensors(made: torch.nn.Module) -> dict[str, dict[str, str]]:
+    return {"tensors": {name: digest(tensor) for name, tensor in made.state_dict().items()}}
+
+
 def describe(made, pictures: str) -> dict:
     """Where the class comes from and, for a model, each tensor and each output at each size of the pictures."""
     description = {"module": type(made).__module__}
     if isinstance(made, torch.nn.Module):
-        description["tensors"] = {name: digest(tensor) for name, tensor in made.state_dict().items()}
+        description |= describe_tensors(made)
         with torch.no_grad():
             description["outputs"] = {
                 size: {name: digest(value) for name, value in made(pixel_values=pixel_values).items()}
@@ -113,14 +118,15 @@ def describe(made, pictures: str) -> dict:
     return description
 
 
-def publish(class_name: str, folder: str, repo: str, pictures: str) -> dict:
+def publish(class_name: str, folder: str, repo: str, pictures: str, variant: str | None = None) -> dict:
     """Save and push a small object of a class, in both ways that transformers has."""
     sys.path.append(str(Path(__file__).parent.parent))
     import modeling_vit_custom
+    from tests.support import VARIANTS
     from tests.support import fill
     from tests.support import tiny
 
-    config = tiny(prefix_tokens=["cls", "register"])
+    config = tiny(**VARIANTS[variant] if variant else {"prefix_tokens": ["cls", "register"]})
     made = config if class_name.endswith("Config") else fill(getattr(modeling_vit_custom, class_name)(config))
     made.save_pretrained(folder)
     made.push_to_hub(repo)
@@ -137,14 +143,30 @@ def move_on(repo: str, file: str) -> dict:
     return {}
 
 
+def backbone_class(folder: str) -> type:
+    """AutoBackbone takes no folders (`load_backbone_of_a_folder`). Its class does: the package's, where that was
+    imported, or the folder's own, by the function that transformers' Auto classes use, whose caller trusts the code."""
+    if sys.modules.get(PACKAGE) is not None:
+        return sys.modules[PACKAGE].ViTCustomBackbone
+    reference = json.loads(Path(folder, "config.json").read_text())["auto_map"]["AutoBackbone"]
+    return get_class_from_dynamic_module(reference, folder)
+
+
+def load_backbone_of_a_folder(source: str) -> dict:
+    """What transformers' AutoBackbone makes of a folder: it asks the Hub for a repository of this name."""
+    return {"module": type(transformers.AutoBackbone.from_pretrained(source, trust_remote_code=True)).__module__}
+
+
 def reload(
     auto_class: str, source: str, target: str, pictures: str, trust_remote_code=True, forget_source=False, **settings
 ) -> dict:
     """Load, and save again. `forget_source`: the checkpoint is deleted in between."""
     with warnings_logged() as warnings:
-        made = getattr(transformers, auto_class).from_pretrained(
-            source, trust_remote_code=trust_remote_code, **settings
-        )
+        if auto_class == "AutoBackbone" and Path(source).is_dir():
+            made = backbone_class(source).from_pretrained(source, **settings)
+        else:
+            loader = getattr(transformers, auto_class)
+            made = loader.from_pretrained(source, trust_remote_code=trust_remote_code, **settings)
         if forget_source:
             shutil.rmtree(source)
         made.save_pretrained(target)
@@ -155,6 +177,16 @@ def reload_with_package(**arguments) -> dict:
     """The same where the package is imported, and nobody is trusted."""
     __import__(PACKAGE)
     return reload(trust_remote_code=None, **arguments)
+
+
+def reload_on_top(class_name: str, source: str, pictures: str, package: bool) -> dict:
+    """Load one of transformers' own models whose backbone is ours, and run it."""
+    if package:
+        __import__(PACKAGE)
+    made = getattr(transformers, class_name).from_pretrained(source)
+    pixel_values = load_file(pictures)["pixel_values"]
+    with torch.no_grad():
+        return describe_tensors(made) | {"logits": made(pixel_values).logits.tolist()}
 
 
 def load_untrusted(source: str, mark: str, auto_classes: list[str]) -> dict:

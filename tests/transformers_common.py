@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import tarfile
+import traceback
 import unittest
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".cache" / "transformers"
@@ -29,6 +31,31 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RUN_SLOW": "1",
     "TRANSFORMERS_TEST_DEVICE": "cpu",
+}
+
+
+class Numbers(NamedTuple):
+    """What the suite expects of a member's outputs, counted by hand; of a pyramid, in its first stage."""
+
+    seq_length: int  # prefix tokens and patches
+    attention_length: int  # tokens that see each other
+    hidden_size: int = 32
+    num_attention_heads: int = 4
+    num_hidden_layers: int = 2
+
+
+PYRAMID = {"hidden_sizes": [16, 32], "num_attention_heads": [2, 4]}
+# Each suite: which of `tests.support.VARIANTS`, its numbers, and what is changed.
+MEMBERS: dict[str, tuple[str, Numbers, dict]] = {
+    "vit": ("vit", Numbers(1 + 4 * 4, 17), {}),
+    "deit": ("deit", Numbers(2 + 4 * 4, 18), {}),
+    "swin": ("swin", Numbers(16 * 16, 3 * 3, 16, 2, 3), {**PYRAMID, "depths": [2, 1]}),
+    "pit": ("pit", Numbers(2 + 7 * 7, 51, 16, 2), {**PYRAMID, "depths": [1, 1]}),
+    "dinov2": ("dinov2", Numbers(2 + 4 * 4, 18), {}),
+    "dinov3": ("dinov3", Numbers(3 + 4 * 4, 19), {}),
+    "vit backbone": ("vit", Numbers(17, 17), {"out_indices": [1, 2]}),
+    "swin backbone": ("swin", Numbers(256, 9), {"out_indices": [1, 3]}),
+    "pit backbone": ("pit", Numbers(51, 51), {"out_indices": [1, 3]}),
 }
 
 
@@ -57,16 +84,17 @@ def unpack(folder: Path) -> Path:
     return tests
 
 
-def run(tests: Path, report: Path, fault: str = "none") -> dict[str, list[str]]:
-    """Run every test in a new process, so that no stand-in or fault outlives it: {test: [outcome, detail]}.
+def run(tests: Path, folder: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Run every test, and again with each seeded fault: {fault or "none": {member: {test: [outcome, detail]}}}.
 
-    An outcome is "passed", "failed", "skipped" or "idle", which is to pass without building a model of ours.
+    An outcome is "passed", "failed", "skipped" or "idle", which is to pass without building a model of ours. It is a
+    new process, so that no stand-in outlives it, which forks once a fault: importing takes as long as a suite.
     """
-    command = [sys.executable, "-m", "tests.transformers_common", "run", str(tests), str(report), fault]
+    command = [sys.executable, "-m", "tests.transformers_common", "run", str(tests), str(folder)]
     process = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(f"The suite did not run:\n{process.stderr[-4000:]}")
-    return json.loads(report.read_text())
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
 def expand(cases):
@@ -101,21 +129,25 @@ def put_stand_ins(tests: Path):
         vars(module).update(contents)
 
 
-def make_test_case() -> type[unittest.TestCase]:
-    """The suite on our classes, in the form that transformers gives each of its own models."""
+def make_test_cases() -> dict[str, type[unittest.TestCase]]:
+    """The suites on our classes, in the form that transformers gives each of its own models, one for each member."""
     from transformers.models.auto import modeling_auto
 
+    from modeling_vit_custom import ViTCustomBackbone
     from modeling_vit_custom import ViTCustomConfig
     from modeling_vit_custom import ViTCustomForImageClassification
     from modeling_vit_custom import ViTCustomModel
+    from tests.support import VARIANTS
     from tests.support import picture
     from tests.support import tiny
 
     # The suite looks heads up by class name, in tables that `Auto*.register` does not fill: tests would pass idly.
     modeling_auto.MODEL_MAPPING_NAMES["vit_custom"] = "ViTCustomModel"
+    modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES["vit_custom"] = "ViTCustomBackbone"
     modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["vit_custom"] = "ViTCustomForImageClassification"
 
     modeling = importlib.import_module(f"{PACKAGE}.test_modeling_common")
+    backbones = importlib.import_module(f"{PACKAGE}.test_backbone_common")
     configuration = importlib.import_module(f"{PACKAGE}.test_configuration_common")
     # The original sets every family's name for this number, and `layer_norm_epsilon` is one that we refuse when the
     # model is loaded: too close to ours, so in a user's hands a misspelling.
@@ -125,31 +157,56 @@ def make_test_case() -> type[unittest.TestCase]:
         """A tiny model and its inputs, by the names under which the suite asks for them."""
 
         is_training = True
-        batch_size, seq_length = 3, 17  # the class token and 4 x 4 patches
-        image_size, patch_size, num_channels = 32, 8, 3
-        hidden_size, num_hidden_layers, num_attention_heads = 32, 2, 4
+        batch_size, image_size, patch_size, num_channels = 3, 32, 8, 3
+
+        def __init__(self, variant: str, numbers: Numbers, **settings):
+            self.settings = VARIANTS[variant] | settings
+            self.__dict__.update(numbers._asdict())
 
         def get_config(self):
-            return tiny(initializer_range=0.1)  # at 0.02 attention is all but uniform, whatever its scale
+            return tiny(**self.settings | {"initializer_range": 0.1})  # at 0.02 attention is all but uniform
 
         def prepare_config_and_inputs_for_common(self):
             shape = (self.batch_size, self.num_channels, self.image_size, self.image_size)
             return self.get_config(), {"pixel_values": picture(*shape)}
 
-    class ViTCustomModelTest(modeling.ModelTesterMixin, unittest.TestCase):
-        all_model_classes = (ViTCustomModel, ViTCustomForImageClassification)
+    class Models(modeling.ModelTesterMixin):
+        all_model_classes = (ViTCustomModel, ViTCustomForImageClassification, ViTCustomBackbone)
         test_resize_embeddings = False  # of a vocabulary
 
-        def setUp(self):
-            self.model_tester = Tester()
-
         def test_config(self):
-            sizes = {"hidden_sizes": [36], "depths": [2], "num_attention_heads": [4]}
+            sizes = {"hidden_sizes": [48], "depths": [2], "num_attention_heads": [4]}
             configuration.ConfigTester(
-                self, config_class=ViTCustomConfig, has_text_modality=False, **sizes
+                self, config_class=ViTCustomConfig, has_text_modality=False, **self.model_tester.settings | sizes
             ).run_common_tests()
 
-    return ViTCustomModelTest
+        def test_attention_outputs(self):
+            self.model_tester.seq_length = self.model_tester.attention_length
+            super().test_attention_outputs()
+
+    class PyramidConfig(ViTCustomConfig):
+        """By default a pyramid: the suite looks at a configuration without settings, and asks for four maps of it."""
+
+        def __init__(self, **kwargs):
+            three = {"hidden_sizes": [16, 16, 16], "depths": [1, 1, 1], "num_attention_heads": [1, 1, 1]}
+            super().__init__(**three | {"downsample": "conv"} | kwargs)
+
+    class Backbones(backbones.BackboneTesterMixin):
+        all_model_classes = (ViTCustomBackbone,)
+
+        @property
+        def config_class(self):
+            return PyramidConfig if "downsample" in self.model_tester.settings else ViTCustomConfig
+
+    cases = {}
+    for member, (variant, numbers, settings) in MEMBERS.items():
+        mixin = Backbones if "out_indices" in settings else Models
+
+        def set_up(self, variant=variant, numbers=numbers, settings=settings):
+            self.model_tester = Tester(variant, numbers, **settings)
+
+        cases[member] = type("ViTCustomModelTest", (mixin, unittest.TestCase), {"setUp": set_up})
+    return cases
 
 
 def seed_wrong_scale():
@@ -201,37 +258,42 @@ def seed_missing_hidden_state():
     ViTCustomModel.forward = wrong
 
 
+def seed_forgotten_biases():
+    from modeling_vit_custom.modeling_attention import ViTCustomAttention
+
+    right = ViTCustomAttention.bias
+    ViTCustomAttention.bias = lambda self, *args: (
+        right(self, *args) if self.config._attn_implementation == "eager" else None
+    )
+
+
+def seed_missing_map():
+    from modeling_vit_custom import ViTCustomBackbone
+
+    right = ViTCustomBackbone.forward
+
+    @functools.wraps(right)
+    def wrong(*args, **kwargs):
+        outputs = right(*args, **kwargs)
+        outputs["feature_maps"] = outputs.feature_maps[:1]
+        return outputs
+
+    ViTCustomBackbone.forward = wrong
+
+
+# The member whose suite must see it, and what it does.
 FAULTS = {
-    "wrong_scale": seed_wrong_scale,
-    "undeclared_sdpa": seed_undeclared_sdpa,
-    "undeclared_checkpointing": seed_undeclared_checkpointing,
-    "uninitialised_parameter": seed_uninitialised_parameter,
-    "missing_hidden_state": seed_missing_hidden_state,
+    "wrong_scale": ("vit", seed_wrong_scale),
+    "undeclared_sdpa": ("vit", seed_undeclared_sdpa),
+    "undeclared_checkpointing": ("vit", seed_undeclared_checkpointing),
+    "uninitialised_parameter": ("vit", seed_uninitialised_parameter),
+    "missing_hidden_state": ("vit", seed_missing_hidden_state),
+    "forgotten_biases": ("swin", seed_forgotten_biases),
+    "missing_map": ("pit backbone", seed_missing_map),
 }
 
 
-def run_here(tests: Path, fault: str) -> dict[str, list[str]]:
-    """See `run`."""
-    import torch
-
-    from modeling_vit_custom import ViTCustomModel
-
-    put_stand_ins(tests)
-    test_case = make_test_case()
-    if fault != "none":
-        FAULTS[fault]()
-    built = []
-    right = ViTCustomModel.__init__
-
-    @functools.wraps(right)
-    def counting(*args, **kwargs):
-        built.append(True)
-        right(*args, **kwargs)
-
-    ViTCustomModel.__init__ = counting
-    # Memory that nobody initialised is filled with NaN: what it held before can be the right value by luck.
-    torch.use_deterministic_algorithms(True)
-    warnings.simplefilter("error")
+def run_case(test_case: type[unittest.TestCase], built: list[bool]) -> dict[str, list[str]]:
     outcomes = {}
     for name in unittest.defaultTestLoader.getTestCaseNames(test_case):
         built.clear()
@@ -246,19 +308,60 @@ def run_here(tests: Path, fault: str) -> dict[str, list[str]]:
     return outcomes
 
 
+def run_cases(cases: dict[str, type[unittest.TestCase]]) -> dict[str, dict[str, list[str]]]:
+    import torch
+
+    from modeling_vit_custom import ViTCustomModel
+
+    built: list[bool] = []
+    right = ViTCustomModel.__init__
+
+    @functools.wraps(right)
+    def counting(*args, **kwargs):
+        built.append(True)
+        right(*args, **kwargs)
+
+    ViTCustomModel.__init__ = counting
+    # Memory that nobody initialised is filled with NaN: what it held before can be the right value by luck.
+    torch.use_deterministic_algorithms(True)
+    warnings.simplefilter("error")
+    return {member: run_case(case, built) for member, case in cases.items()}
+
+
+def run_here(tests: Path, folder: Path):
+    """See `run`."""
+    put_stand_ins(tests)
+    cases = make_test_cases()
+    for fault in ("none", *FAULTS):
+        if os.fork() == 0:
+            try:
+                chosen = cases
+                if fault != "none":
+                    member, seed = FAULTS[fault]
+                    seed()
+                    chosen = {member: cases[member]}
+                (folder / f"{fault}.json").write_text(json.dumps(run_cases(chosen)))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        _, status = os.wait()
+        if status:
+            sys.exit(1)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("fetch", help="download the source distribution, once")
-    child = commands.add_parser("run", help="run the suite and write a report: what the tests start")
+    child = commands.add_parser("run", help="run the suites and write a report for each fault: what the tests start")
     child.add_argument("tests", type=Path)
-    child.add_argument("report", type=Path)
-    child.add_argument("fault", choices=["none", *FAULTS])
+    child.add_argument("folder", type=Path)
     args = parser.parse_args(argv)
     if args.command == "fetch":
         fetch()
     else:
-        args.report.write_text(json.dumps(run_here(args.tests, args.fault)))
+        run_here(args.tests, args.folder)
 
 
 if __name__ == "__main__":
