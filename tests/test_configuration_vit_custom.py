@@ -42,7 +42,6 @@ REFUSED = [
     (dict(qkv_bias=[True, False]), "a list of three for query, key and value"),
     (dict(pooling="cls_mean", final_norm="pooled"), "set `final_norm` to 'all'"),
     (dict(rope_theta=-1.0), "`rope_theta` must be positive"),
-    (dict(out_features=["stage3"]), "out_features must be a subset of stage_names"),
     (dict(position_interpolation="cubic"), "`position_interpolation` must be one of bicubic"),
     (dict(hidden_act="gellu"), "`hidden_act` must be one of .*gelu"),
     (dict(norm_placement="before"), "`norm_placement` must be one of pre, post"),
@@ -65,6 +64,12 @@ REFUSED = [
 def test_impossible_settings_are_refused_with_the_fix(changes, message):
     with pytest.raises(StrictDataclassError, match=message):
         tiny(**changes)
+
+
+@pytest.mark.parametrize("maps", [dict(out_features=["stage3"]), dict(out_indices=[3])], ids=str)
+def test_maps_that_the_model_does_not_have_are_refused_with_those_that_it_has(maps):
+    with pytest.raises(ValueError, match=r"stage_names:? \['stem', 'stage1', 'stage2'\]"):
+        tiny(**maps)
 
 
 def test_settings_that_became_impossible_are_refused_before_a_model_is_built():
