@@ -98,7 +98,7 @@ def attended(config: ViTCustomConfig, run: Run, layer: int, grid: Grid) -> Atten
     if config.window_size is None:
         return Attended(tokens, run.batch_size, tokens // run.batch_size, tokens, joining=2 * tokens)
     windows = make_windows(config, grid, shifted=layer % 2 == 1)
-    (bottom, right), (height, width), shifted = windows.padding, windows.window, any(windows.shift)
+    (bottom, right), (height, width), shifted = windows.padding(), windows.window, any(windows.shift)
     padded = run.batch_size * (grid[0] + bottom) * (grid[1] + right)
     rolled_whole, rolled_cut = shifted and windows.pad_first, shifted and not windows.pad_first
     # What is cut off a single image in one piece leaves a view, which keeps the padding alive.
