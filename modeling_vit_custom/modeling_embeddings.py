@@ -151,7 +151,7 @@ class ViTCustomEmbeddings(nn.Module):
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, D, h, w)
         grid = (patches.shape[2], patches.shape[3])
         hidden_states = patches.flatten(2).transpose(1, 2)  # (B, h * w, D)
-        if config.embeddings_norm == "patches":
+        if config.embeddings_norm == "patches":  # CODEPATH: Swin
             hidden_states = self.norm(hidden_states)
         if self.prefix_tokens is not None:
             prefix_tokens = self.prefix_tokens.expand(hidden_states.shape[0], -1, -1)
@@ -159,4 +159,6 @@ class ViTCustomEmbeddings(nn.Module):
         if config.position_embedding in ("learned", "sincos"):  # CODEPATH: Swin's and DINOv3's are in their attention
             hidden_states = hidden_states + self.positions(grid).to(hidden_states.dtype)
         hidden_states = self.dropout(hidden_states)
-        return (self.norm(hidden_states) if config.embeddings_norm == "tokens" else hidden_states), grid
+        if config.embeddings_norm == "tokens":  # CODEPATH: CLIP's image tower, and timm's ViTs with `pre_norm`
+            hidden_states = self.norm(hidden_states)
+        return hidden_states, grid

@@ -98,9 +98,10 @@ def make_windows(config, grid: tuple[int, int], shifted: bool) -> Windows:
     """The windows of a layer on a grid. The words are configuration_vit_custom.py's."""
     window = pair(config.window_size)
     shift = pair(config.window_size // 2 if shifted else 0)
+    # CODEPATH: checkpoints of Microsoft's and transformers' Swin
     if config.window_clamp == "joint" and min(grid) <= config.window_size:
         window, shift = pair(min(grid)), (0, 0)
-    elif config.window_clamp == "per_axis":
+    elif config.window_clamp == "per_axis":  # CODEPATH: timm's Swin; neither for the backbones with "never"
         (rows, columns), side = grid, config.window_size
         window = (min(rows, side), min(columns, side))
         shift = (shift[0] if rows > side else 0, shift[1] if columns > side else 0)
@@ -157,8 +158,9 @@ def make_geometries(config, stage, grid: tuple[int, int], like: torch.Tensor) ->
 
 def check_back_end(config):
     """Raise where the attention back-end cannot compute what the configuration asks for."""
-    if config.window_size is not None and config._attn_implementation not in (None, "eager", "sdpa"):
+    back_end = config._attn_implementation
+    if config.window_size is not None and back_end not in (None, "eager", "sdpa"):  # CODEPATH: Swin
         raise ValueError(
-            f"`attn_implementation='{config._attn_implementation}'` cannot add the relative position biases that "
+            f"`attn_implementation='{back_end}'` cannot add the relative position biases that "
             "`window_size` brings: use 'sdpa' or 'eager'."
         )

@@ -136,7 +136,9 @@ class ViTCustomConvPool(nn.Module):
         self.num_prefix_tokens = len(config.prefix_tokens)
         old, new = stage.input_size, stage.hidden_size
         self.conv = nn.Conv2d(old, new, kernel_size=3, stride=2, padding=1, groups=old)
-        self.prefix = nn.Linear(old, new) if config.prefix_tokens else None
+        self.prefix = None
+        if config.prefix_tokens:  # CODEPATH: every public PiT; a mean-pooled one has no token to map
+            self.prefix = nn.Linear(old, new)
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
         """(B, P + h * w, D), (h, w) -> (B, P + h' * w', D'), (h', w'): half the sides, rounded up."""

@@ -162,6 +162,7 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
 
     def norm_of(self, name: str) -> nn.Module:
         if self.plain or name == self.stage_names[-1]:
+            # CODEPATH: CLIP and PiT norm what they pool, the others all tokens
             return self.vit.pooled_norm if self.config.final_norm == "pooled" else self.vit.norm
         return self.feature_norms[name]
 
