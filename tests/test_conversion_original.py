@@ -700,7 +700,7 @@ def test_big_visions_small_baseline(size, tmp_path):
             "33 positions of this file are no square grid beside 1 or 0 prefix tokens: .*--preset",
         ),
     ],
-    ids=str,
+    ids=["deit", "dinov2", "pit", "oblong"],
 )
 def test_what_shapes_do_not_say_needs_a_preset(name, tensors, sentence):
     with pytest.raises(ValueError, match=sentence):
