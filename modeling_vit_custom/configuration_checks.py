@@ -132,6 +132,10 @@ def token_problems(config) -> Iterator[str]:
             yield f"`{setting}={value!r}` needs the token: put '{token}' in `prefix_tokens`, or change `{setting}`."
     if config.pooling == "cls_mean" and config.final_norm == "pooled":
         yield "`final_norm='pooled'` norms one vector, `pooling='cls_mean'` makes two: set `final_norm` to 'all'."
+    if config.pooling == "cls_mean" and config.distillation_head:
+        yield "`distillation_head` has one vector, `pooling='cls_mean'` makes two: set `pooling` to 'cls'."
+    if config.out_features == []:
+        yield "`out_features` and `out_indices` name no feature map: leave both out for the last one."
     if tokens and (config.window_size is not None or config.downsample == "merge"):
         yield f"Windows and `downsample='merge'` have no place for prefix tokens: empty `prefix_tokens`, got {tokens}."
     if not 0 <= config.num_positioned_prefix_tokens <= len(tokens):

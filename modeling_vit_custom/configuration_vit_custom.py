@@ -108,6 +108,7 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
 
     model_type = "vit_custom"
     auto_classes: ClassVar[dict[str, str]] = AUTO_MAP
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cls_logits", "distillation_logits"]  # Trainer sees `logits`
 
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16

@@ -16,6 +16,7 @@
 B batch, C channels, H W pixels, h w grid, P prefix tokens, N tokens, D width, L labels.
 """
 
+import copy
 from typing import Any
 from typing import Unpack
 
@@ -109,6 +110,9 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
 
     def resize_patch_embeddings(self, new_patch_size: int | tuple[int, int]):
         """Resample the patch embedding to patches of another size in pixels, (height, width) or a side, for good."""
+        wanted = copy.deepcopy(self.config)
+        wanted.patch_size = new_patch_size  # checked by its type here, and by what can be built below
+        wanted.validate_architecture()
         embeddings: ViTCustomEmbeddings = self.base_model.embeddings  # type: ignore[assignment]
         embeddings.resize_patches(pair(new_patch_size))
 

@@ -13,6 +13,7 @@ model, layer by layer), source.json and source_only.safetensors (what it takes t
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from transformers.utils import logging
@@ -72,4 +73,7 @@ def read_preset(name: str) -> ViTCustomConfig:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"convert.py: {error}")

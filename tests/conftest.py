@@ -28,8 +28,8 @@ to the largest value of each, at the native size and at one that is neither nati
 Written by `make test-matrix`.
 
 {birth}
-| preset | source | other size | float64 | float32 |
-|---|---|---|---:|---:|
+| preset | source | other size | float64 | float32 | commit |
+|---|---|---|---:|---:|---|
 """
 START = time.perf_counter()
 CERTIFICATE = birth_certificate("pytest --record")  # of the tree as the run found it
@@ -41,18 +41,21 @@ def pytest_addoption(parser):
 
 
 def write_parity(reports):
-    rows = sorted(value for report in reports for key, value in report.user_properties if key == "parity")
-    table = "".join(
-        f"| {preset} | {source} | {other} | {worst['float64']:.0e} | {worst['float32']:.0e} |\n"
-        for preset, source, other, worst in rows
-    )
-    birth = "".join(f"- {key}: {value}\n" for key, value in CERTIFICATE.items() if key != "command")
+    """A row for each pair that passed, beside the rows of pairs that did not run."""
+    pattern = r"^(\| \w+ \| [\w-]+) (\| .*)$"
+    rows = dict(re.findall(pattern, PARITY.read_text(), flags=re.MULTILINE)) if PARITY.exists() else {}
+    rows.pop("| preset | source", None)
+    for preset, source, other, worst in (value for report in reports for _, value in report.user_properties):
+        figures = " | ".join(f"{worst[dtype]:.0e}" for dtype in ("float64", "float32"))
+        rows[f"| {preset} | {source}"] = f"| {other} | {figures} | {CERTIFICATE['commit']} |"
+    birth = "".join(f"- {key}: {value}\n" for key, value in CERTIFICATE.items() if key in ("hardware", "versions"))
+    table = "".join(f"{key} {rows[key]}\n" for key in sorted(rows))
     PARITY.write_text(PARITY_HEAD.format(birth=f"{birth}- timm: {version('timm')}\n") + table)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--record-parity"):
-        write_parity([*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")])
+        write_parity(terminalreporter.getreports("passed"))
     if not config.getoption("--record"):
         return
     passed, failed, skipped, errors = (

@@ -9,6 +9,7 @@ from tests.support import VARIANTS
 from tests.support import tiny
 
 TWO = dict(depths=[1, 1], num_attention_heads=[4, 4])
+DISTILLED = dict(prefix_tokens=["cls", "distillation"], distillation_head=True)
 REFUSED = [
     (dict(num_attention_heads=[5]), "`num_attention_heads` must divide `hidden_sizes`: 5 does not divide 32"),
     (dict(image_size=7), "smaller than one patch: it needs at least 8"),
@@ -41,6 +42,8 @@ REFUSED = [
     (dict(patch_stride=0), "`patch_stride` must be a positive side"),
     (dict(qkv_bias=[True, False]), "a list of three for query, key and value"),
     (dict(pooling="cls_mean", final_norm="pooled"), "set `final_norm` to 'all'"),
+    (dict(**DISTILLED, pooling="cls_mean"), "set `pooling` to 'cls'"),
+    (dict(out_indices=[]), "name no feature map: leave both out"),
     (dict(rope_theta=-1.0), "`rope_theta` must be positive"),
     (dict(position_interpolation="cubic"), "`position_interpolation` must be one of bicubic"),
     (dict(hidden_act="gellu"), "`hidden_act` must be one of .*gelu"),

@@ -207,6 +207,52 @@ def test_what_no_longer_holds_fails_with_its_reason(copied, tamper, message):
         convert.main(["--verify", str(copied)])
 
 
+def edited(name, change):
+    def tamper(folder):
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+
+    return tamper
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (
+            lambda f: (f / "modeling_attention.py").write_text("# less"),
+            "modeling_attention.py is not as it was certified",
+        ),
+        (lambda f: (f / "preprocessor_config.json").unlink(), "preprocessor_config.json is not as it was certified"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b"more"), "pytorch_model.bin is not as it was certified"),
+        (edited("config.json", lambda c: c["auto_map"].update(AutoModel="a/b--x.Y")), "config.json is not as it was"),
+        (edited("source.json", lambda c: c.update(name="another")), "source.json is not as it was certified"),
+        (edited("parity.json", lambda c: c["largest"].update(float64=0.7)), "0.7.* of `largest`, it should be"),
+        (edited("parity.json", lambda c: c["bars"].update(float64=1e9)), "of `bars`, it should be"),
+        (edited("parity.json", lambda c: c["source"].update(revision="f" * 40)), "of `source.revision`, it should"),
+        (edited("parity.json", lambda c: c["source"].update(kind="google-npz")), "of `source.kind`, it should be"),
+    ],
+    ids=["code", "processor", "stray", "auto_map", "name", "largest", "bars", "revision", "kind"],
+)
+def test_all_that_is_loaded_and_all_that_is_claimed_is_certified(copied, tamper, message):
+    tamper(copied)
+    with pytest.raises(ValueError, match=message):
+        convert.main(["--verify", str(copied)])
+
+
+def test_the_card_may_be_written_after_the_proof(copied, capsys):
+    (copied / "README.md").write_text("# A card")
+    convert.main(["--verify", str(copied)])
+    assert "certified files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pth", "model.npz"])
+def test_a_damaged_file_is_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"PK\x03\x04 and no more of the archive")
+    with pytest.raises(ValueError, match=f"{name} is damaged, or not what its ending says"):
+        convert.main([str(tmp_path / name), str(tmp_path / "out")])
+
+
 def test_it_goes_back_to_equal_files(ours, theirs, tmp_path, capsys):
     again = convert.main(["--back", str(ours), str(tmp_path / "again")])
     assert {path.name: sha256(path) for path in again.iterdir()} == {

@@ -3,7 +3,6 @@
 Too heavy for every run: `make test-matrix` runs it and writes the differences into docs/parity.md.
 """
 
-import copy
 import json
 
 import pytest
@@ -13,10 +12,9 @@ from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.conversion import as_in
-from modeling_vit_custom.conversion import peer
-from modeling_vit_custom.conversion.parity import check_bars
+from modeling_vit_custom.conversion.certificate import differences
 from modeling_vit_custom.conversion.parity import largest
-from modeling_vit_custom.conversion.parity import measure
+from modeling_vit_custom.conversion.returning import as_new
 from tests.support import PRESETS
 from tests.support import ROOT
 
@@ -42,8 +40,8 @@ def test_a_full_size_preset_is_the_model_of_another_library(preset, library, rec
     with torch.no_grad():
         for parameter in model.parameters():  # attention far from uniform, norms and biases that act
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    _, theirs = peer(model, source.name)
-    differences = measure(model, config, source, copy.deepcopy(theirs).to)
-    other = "yes" if all(by_size["other"] for by_size in differences.values()) else "native size only"
-    record_property("parity", (preset.stem, source.name, other, largest(differences)))
-    check_bars(differences, source.bars)
+    checkpoint = as_new(config, head, model.state_dict(), source.name, None, None)[1]
+    found, why = differences(model, config, checkpoint, source)  # raises beyond the bars
+    assert found, why
+    other = "yes" if all(by_size["other"] for by_size in found.values()) else "native size only"
+    record_property("parity", (preset.stem, source.name, other, largest(found)))

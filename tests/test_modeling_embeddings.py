@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from timm.layers.patch_embed import resample_patch_embed
 from torch import nn
 
@@ -114,6 +115,13 @@ def test_another_patch_size_at_loading_resamples_the_kernel_and_the_same_one_cha
     loaded.save_pretrained(tmp_path / "again")
     again = ViTCustomModel.from_pretrained(tmp_path / "again")
     assert torch.equal(again(picture(1, 3, 48, 48)).pooler_output, loaded(picture(1, 3, 48, 48)).pooler_output)
+
+
+@pytest.mark.parametrize("patch_size", [0, "8", 64, [8]], ids=repr)
+def test_a_patch_size_that_cannot_be_is_refused_at_loading(patch_size, tmp_path):
+    ViTCustomModel(tiny()).save_pretrained(tmp_path)
+    with pytest.raises((ValueError, StrictDataclassError), match=r"patch_size|smaller than one patch"):
+        ViTCustomModel.from_pretrained(tmp_path, patch_size=patch_size)
 
 
 def test_overlapping_patches_without_a_bias_are_a_strided_convolution():

@@ -149,3 +149,13 @@ def test_a_plain_trainer_takes_the_same_step_however_it_splits_the_batch(problem
     step, split_step = weights[0] - start, weights[1] - start
     assert (split_step.norm() / step.norm()).item() == pytest.approx(1, abs=1e-3)
     assert (split_step - step).norm() < 1e-3 * step.norm()
+
+
+def test_trainers_metrics_see_the_average_of_a_distilled_model_alone(tmp_path):
+    model = fill(ViTCustomForImageClassification(tiny(prefix_tokens=["cls", "distillation"], distillation_head=True)))
+    images, labels = picture(8, 3, 32, 32), LABELS["single_label_classification"]
+    rows = [{"pixel_values": image, "labels": label} for image, label in zip(images, labels, strict=True)]
+    arguments = TrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True, dataloader_pin_memory=False)
+    predicted = Trainer(model, arguments).predict(rows)
+    assert predicted.predictions.shape == (8, 5)
+    torch.testing.assert_close(torch.from_numpy(predicted.predictions), model(images).logits.detach())

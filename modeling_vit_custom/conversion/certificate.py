@@ -44,6 +44,30 @@ def weight_hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Of all that the folder is loaded from; not of the card, nor of parity.json itself."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != ".")
+    return {path.name: sha256(path) for path in files if path.name not in ("README.md", "parity.json")}
+
+
+def check_record(said: dict, known: dict, source: Source):
+    """
+    Raises:
+        ValueError: parity.json contradicts itself, source.json, or the bars of its source.
+    """
+    files = {file["name"]: file["sha256"] for file in known["files"]}
+    for key, recorded, expected in (
+        ("source.kind", said["source"]["kind"], source.name),
+        ("source.files", said["source"]["files"], files),
+        ("source.revision", said["source"]["revision"], known["revision"]),
+        ("bars", said["bars"], dict(source.bars)),
+        ("largest", said["largest"], largest(said["differences"]) if said["differences"] else None),
+    ):
+        if recorded != expected:
+            raise ValueError(f"parity.json says {recorded!r} of `{key}`, it should be {expected!r}: convert again.")
+    check_bars(said["differences"] or {}, source.bars)
+
+
 def differences(
     model: nn.Module, config: ViTCustomConfig, checkpoint: Checkpoint, source: Source
 ) -> tuple[dict | None, str]:
@@ -57,6 +81,8 @@ def differences(
         found = measure(model, config, source, build)
     except ImportError as error:
         return None, str(error)
+    if not any(rows for by_size in found.values() for rows in by_size.values()):
+        return None, "the source's own model takes images of neither size of the probe"
     check_bars(found, source.bars)
     return found, ""
 
@@ -79,6 +105,7 @@ def certify(folder: Path, model: nn.Module, checkpoint: Checkpoint, source: Sour
         },
         "versions": versions(*filter(None, [source.library])),
         "weights": weight_hashes(folder),
+        "folder": folder_hashes(folder),
         "probe": probes(config),  # type: ignore[arg-type]
         "bars": dict(source.bars),
         "largest": largest(found) if found else None,
@@ -127,6 +154,11 @@ def verify(folder: str | Path) -> list[str]:
         model = make(config)
     model.load_state_dict(tensors, assign=True)
     check_outputs(outputs(model, config), said["outputs"])
+    check_record(said, known, source)
+    if (now := folder_hashes(folder)) != said["folder"]:
+        changed = [name for name in {**now, **said["folder"]} if now.get(name) != said["folder"].get(name)]
+        raise ValueError(f"{', '.join(changed)} is not as it was certified: convert the source again.")
+    holds.append("code, configuration and image processor are the certified files")
     compared, why = differences(model, config, checkpoint, source)
     holds.append(f"our own outputs are the recorded ones within {DRIFT:.0e}")
     if compared is None:

@@ -11,6 +11,7 @@ from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..modeling_vit_custom import ViTCustomModel
 from .registry import SOURCES
 from .returning import as_new
+from .returning import nearest
 from .sources import Source
 
 # Libraries differ in these, and each knows its own word alone; at a checkpoint's native size no word acts.
@@ -41,7 +42,7 @@ def as_in(config: ViTCustomConfig, library: str, head: bool) -> tuple[Source, Vi
                 reasons.append(str(error))
             else:
                 return source, candidate
-    raise ValueError(f"{library} has no layout that can hold this model; the nearest: {min(reasons, key=len)}")
+    raise ValueError(f"{library} has no layout that can hold this model; the nearest: {nearest(reasons)}")
 
 
 def peer(model: ViTCustomModel | ViTCustomForImageClassification, library: str) -> tuple[Source, nn.Module]:

@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy
 import torch
 from huggingface_hub import list_repo_files
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -30,7 +32,10 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): write or download it again.") from None
 
 
 def download(repo: str, revision: str | None) -> Path:
@@ -41,8 +46,9 @@ def download(repo: str, revision: str | None) -> Path:
     """
     if not COMMIT.fullmatch(revision or ""):
         raise ValueError(
-            f"{repo} is taken from the Hub at one commit only, got revision {revision!r}: pass `--revision` with the "
-            "40 hexadecimal digits that the repository's page shows under 'Files and versions', 'History'."
+            f"{repo} is no file or folder here, and is taken from the Hub at one commit only, got "
+            f"revision {revision!r}: pass `--revision` with the 40 hexadecimal digits that the repository's page shows "
+            "under 'Files and versions', 'History'."
         )
     names = list_repo_files(repo, revision=revision)
     safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
@@ -113,6 +119,15 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | 
     """(tensors, safetensors' metadata, what was left out)."""
     if not file.is_file():
         raise FileNotFoundError(f"The index names {file.name}, which is not there: download it too.")
+    try:
+        return parse_weights(file)
+    except (SafetensorError, BadZipFile, EOFError, KeyError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{file} is damaged, or not what its ending says ({why}): download it again.") from None
+
+
+def parse_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, list[str]]:
+    """The same, with the errors of each format."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()

@@ -128,8 +128,12 @@ def as_new(
         lost = lost_in_training(config, source.read_config(checkpoint))
         notes = [f"`{name}` is {ours!r} here and {other!r} there" for name, (ours, other) in lost.items()]
         return source, checkpoint, notes
-    nearest = min(reasons, key=len)  # the one with the fewest objections
-    raise ValueError(f"{to} has no layout that can hold this model; the nearest: {nearest}")
+    raise ValueError(f"{to} has no layout that can hold this model; the nearest: {nearest(reasons)}")
+
+
+def nearest(reasons: list[str]) -> str:
+    """The one that objects to the fewest fields; a class that is not there objects to all."""
+    return min(reasons, key=lambda reason: reason.count("`") or len(reason))
 
 
 def named_aside(aside: Tensors, table: Table) -> dict[str, torch.Tensor]:
