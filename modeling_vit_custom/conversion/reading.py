@@ -129,11 +129,11 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | 
 def parse_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, list[str]]:
     """The same, with the errors of each format."""
     if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata()
+        with safe_open(file, framework="pt") as tensors:
+            metadata = tensors.metadata()
         return load_file(file), metadata, []
     if file.suffix == ".npz":
-        with numpy.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, numpy.load(opened, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}, None, []
     if file.suffix not in SUFFIXES:
         raise ValueError(f"{file.name} is no file of weights that is read here: {', '.join(SUFFIXES)}.")
