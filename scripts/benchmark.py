@@ -3,7 +3,7 @@
     make speed
 
 Every row is one run in which the contenders take turns, with equal weights and inputs; what counts is the ratio of
-their times, round by round. Takes some 20 minutes on two cores, which should have nothing else to do.
+their times, round by round. Takes some 8 minutes on two cores, which should have nothing else to do.
 """
 
 import argparse
@@ -44,7 +44,7 @@ HEAD = "| preset | batch | what | ours, ms | transformers | timm | ours / faster
 def main(argv: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=list(MEMBERS), help=f"of {', '.join(MEMBERS)}; all by default")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path, default=ROOT / "docs/speed.md")
     args = parser.parse_args(argv)
     if unknown := set(args.presets) - MEMBERS.keys():
