@@ -46,7 +46,7 @@ def write_parity(reports):
     rows = dict(re.findall(pattern, PARITY.read_text(), flags=re.MULTILINE)) if PARITY.exists() else {}
     rows.pop("| preset | source", None)
     for preset, source, other, worst in (value for report in reports for _, value in report.user_properties):
-        figures = " | ".join(f"{worst[dtype]:.0e}" for dtype in ("float64", "float32"))
+        figures = " | ".join(f"{worst[dtype]:.0e}" if worst[dtype] else "0" for dtype in ("float64", "float32"))
         rows[f"| {preset} | {source}"] = f"| {other} | {figures} | {CERTIFICATE['commit']} |"
     birth = "".join(f"- {key}: {value}\n" for key, value in CERTIFICATE.items() if key in ("hardware", "versions"))
     table = "".join(f"{key} {rows[key]}\n" for key in sorted(rows))
