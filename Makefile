@@ -10,15 +10,17 @@ export TOKENIZERS_PARALLELISM := false
 # number of cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart test check pytest test-oldest test-matrix results speed clean
+.PHONY: help setup quickstart data test check pytest test-oldest test-matrix results speed learning clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
+	@echo "make data         fetch the Debian packages that hold the other data sets into data/ (450 MB, no root needed)"
 	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
 	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
 	@echo "make test-matrix  models of real size beside transformers' and timm's: parity, tens of minutes"
 	@echo "make speed        members beside transformers' and timm's models, timed in turns, into docs/speed.md"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
+	@echo "make learning     the recipes of every head over three seeds, into docs/learning.md: an hour or two"
 	@echo "make clean        remove the environments, caches and runs"
 
 setup: $(VENV)/.ready
@@ -33,6 +35,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 quickstart: setup
 	$(BIN)/python scripts/train.py $(RECIPE)
 	cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/scripts/predict.py" "$(CURDIR)/runs/quickstart"
+
+# Which sets: make data ARGS="fashion_mnist scenes"; all if left out.
+data: setup
+	$(BIN)/python scripts/get_data.py $(ARGS)
 
 test: check pytest
 
@@ -75,6 +81,10 @@ speed: setup
 # Measures what the README and docs/results.md claim, and writes it there.
 results: setup
 	$(BIN)/python scripts/measure.py
+
+# Runs the recipes that need `make data`, over three seeds, into docs/learning.md; an hour or two on two cores.
+learning: setup
+	$(BIN)/python scripts/learn.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) .cache runs

@@ -17,8 +17,19 @@ from transformers import AutoBackbone
 from transformers import AutoConfig
 from transformers import AutoModel
 from transformers import AutoModelForImageClassification
+from transformers import AutoModelForMaskedImageModeling
+from transformers import AutoModelForObjectDetection
+from transformers import AutoModelForPreTraining
+from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForZeroShotImageClassification
 
+from .configuration_dual_encoder import ViTCustomDualEncoderConfig
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_detection import ViTCustomForObjectDetection
+from .modeling_dual_encoder import ViTCustomDualEncoder
+from .modeling_masked import ViTCustomForMaskedImageModeling
+from .modeling_masked import ViTCustomForPreTraining
+from .modeling_segmentation import ViTCustomForSemanticSegmentation
 from .modeling_vit_custom import ViTCustomBackbone
 from .modeling_vit_custom import ViTCustomForImageClassification
 from .modeling_vit_custom import ViTCustomModel
@@ -27,14 +38,30 @@ from .modeling_vit_custom import ViTCustomPreTrainedModel
 __version__ = "0.1.0"
 
 AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig, exist_ok=True)
-AutoModel.register(ViTCustomConfig, ViTCustomModel, exist_ok=True)
-AutoBackbone.register(ViTCustomConfig, ViTCustomBackbone, exist_ok=True)
-AutoModelForImageClassification.register(ViTCustomConfig, ViTCustomForImageClassification, exist_ok=True)
+AutoConfig.register(ViTCustomDualEncoderConfig.model_type, ViTCustomDualEncoderConfig, exist_ok=True)
+for auto_class, model_class in (
+    (AutoModel, ViTCustomModel),
+    (AutoBackbone, ViTCustomBackbone),
+    (AutoModelForImageClassification, ViTCustomForImageClassification),
+    (AutoModelForMaskedImageModeling, ViTCustomForMaskedImageModeling),
+    (AutoModelForPreTraining, ViTCustomForPreTraining),
+    (AutoModelForSemanticSegmentation, ViTCustomForSemanticSegmentation),
+    (AutoModelForObjectDetection, ViTCustomForObjectDetection),
+    (AutoModel, ViTCustomDualEncoder),
+    (AutoModelForZeroShotImageClassification, ViTCustomDualEncoder),
+):
+    auto_class.register(model_class.config_class, model_class, exist_ok=True)
 
 __all__ = [
     "ViTCustomBackbone",
     "ViTCustomConfig",
+    "ViTCustomDualEncoder",
+    "ViTCustomDualEncoderConfig",
     "ViTCustomForImageClassification",
+    "ViTCustomForMaskedImageModeling",
+    "ViTCustomForObjectDetection",
+    "ViTCustomForPreTraining",
+    "ViTCustomForSemanticSegmentation",
     "ViTCustomModel",
     "ViTCustomPreTrainedModel",
 ]

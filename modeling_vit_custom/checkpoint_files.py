@@ -18,6 +18,7 @@ import difflib
 import os
 import re
 import shutil
+from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -37,17 +38,38 @@ AUTO_MAP = {
     "AutoModel": "modeling_vit_custom.ViTCustomModel",
     "AutoBackbone": "modeling_vit_custom.ViTCustomBackbone",
     "AutoModelForImageClassification": "modeling_vit_custom.ViTCustomForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_masked.ViTCustomForMaskedImageModeling",
+    "AutoModelForPreTraining": "modeling_masked.ViTCustomForPreTraining",
+    "AutoModelForSemanticSegmentation": "modeling_segmentation.ViTCustomForSemanticSegmentation",
+    "AutoModelForObjectDetection": "modeling_detection.ViTCustomForObjectDetection",
+}
+DUAL_ENCODER_AUTO_MAP = {
+    "AutoConfig": "configuration_dual_encoder.ViTCustomDualEncoderConfig",
+    "AutoModel": "modeling_dual_encoder.ViTCustomDualEncoder",
+    "AutoModelForZeroShotImageClassification": "modeling_dual_encoder.ViTCustomDualEncoder",
 }
 SHIPPED_FILES = (
     "checkpoint_files.py",
     "configuration_checks.py",
+    "configuration_heads.py",
+    "configuration_stages.py",
     "configuration_vit_custom.py",
+    "configuration_dual_encoder.py",
     "modeling_embeddings.py",
     "modeling_geometry.py",
     "modeling_attention.py",
     "modeling_stages.py",
     "modeling_heads.py",
+    "modeling_mixed_sizes.py",
     "modeling_vit_custom.py",
+    "modeling_pixels.py",
+    "modeling_masked.py",
+    "modeling_segmentation.py",
+    "modeling_detection_decoder.py",
+    "modeling_detection_loss.py",
+    "modeling_detection.py",
+    "modeling_contrastive.py",
+    "modeling_dual_encoder.py",
 )
 
 # Keys that some version of transformers passes to a configuration or writes into config.json, beyond the fields and
@@ -117,6 +139,18 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
             logger.warning(f"{folder} lacks {name}, put it there before you share the folder: {error}")
 
 
+def save_with_code(config, save: Callable, save_directory: str | os.PathLike, push_to_hub: bool, **kwargs):
+    """Write config.json by `save`, transformers' own, with the full `auto_map`, and every shipped file beside it."""
+    unknown_keys(vars(config), type(config))  # an attribute that was misspelt could not be loaded again
+    os.makedirs(save_directory, exist_ok=True)
+    config.auto_map = dict(config.auto_classes)
+    vars(config).pop("use_cache", None)  # Trainer sets it on every model
+    save(save_directory)
+    copy_shipped_files(save_directory, config.name_or_path)
+    if push_to_hub:  # transformers alone would push config.json
+        config.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
+
+
 def keep_kernel(kwargs: dict):
     """Take another patch size than the checkpoint's out of `from_pretrained`'s arguments, and return it, or None: the
     weights load at their own size first. It stands in `patch_size`, or, from Auto classes, in the configuration."""
@@ -139,6 +173,7 @@ def check_loading(model, info: dict, ignore_mismatched_sizes: bool):
             others in another shape and `ignore_mismatched_sizes` does not allow it.
     """
     base = {model.base_model_prefix, *(name for name, _ in model.base_model.named_children())}
+    base.update(name for name, _ in model.base_model.named_parameters(recurse=False))
 
     def is_backbone(key: str) -> bool:
         return key.split(".")[0] in base

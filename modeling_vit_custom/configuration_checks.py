@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from transformers.activations import ACT2FN
 
+from .configuration_heads import head_problems
+
 
 class Interpolation(NamedTuple):
     """How learned positions are drawn on another grid, in torch's terms."""
@@ -42,7 +44,7 @@ POSITION_INTERPOLATIONS = {
 }
 SINGLE, MULTI, SOFT = (f"{kind}_label_classification" for kind in ("single", "multi", "soft"))
 PROBLEM_TYPES = (SINGLE, MULTI, SOFT, "regression")
-PREFIX_TOKENS = ("cls", "distillation", "register")
+PREFIX_TOKENS = ("cls", "distillation", "register", "detection")
 WORDS = {
     "position_embedding": ("learned", "sincos", "rotary", "none"),
     "position_interpolation": POSITION_INTERPOLATIONS,
@@ -95,6 +97,7 @@ def problems(config) -> Iterator[str]:
         yield f"`qkv_bias` is true, false, or a list of three for query, key and value, got {config.qkv_bias}."
     yield from stage_problems(config)
     yield from token_problems(config)
+    yield from head_problems(config)
 
 
 def stage_problems(config) -> Iterator[str]:
@@ -118,11 +121,11 @@ def stage_problems(config) -> Iterator[str]:
 
 def token_problems(config) -> Iterator[str]:
     tokens = config.prefix_tokens
-    unique = [token for token in tokens if token != "register"]
+    unique = [token for token in tokens if token not in ("register", "detection")]
     if set(tokens) - set(PREFIX_TOKENS) or "cls" in tokens[1:] or len(unique) != len(set(unique)):
         yield (
-            "`prefix_tokens` is at most one 'cls', first, at most one 'distillation', and any 'register's, "
-            f"got {tokens}."
+            "`prefix_tokens` is at most one 'cls', first, at most one 'distillation', any 'register's and "
+            f"'detection's, got {tokens}."
         )
     for setting, value, token in (
         ("pooling", config.pooling, "cls" if "cls" in config.pooling else None),
@@ -137,11 +140,16 @@ def token_problems(config) -> Iterator[str]:
     if config.out_features == []:
         yield "`out_features` and `out_indices` name no feature map: leave both out for the last one."
     if tokens and (config.window_size is not None or config.downsample == "merge"):
-        yield f"Windows and `downsample='merge'` have no place for prefix tokens: empty `prefix_tokens`, got {tokens}."
+        yield (
+            "Windows and `downsample='merge'` have no place for prefix tokens: empty `prefix_tokens` (a detector then "
+            f"has a decoder), got {len(tokens)} of them."
+        )
     if not 0 <= config.num_positioned_prefix_tokens <= len(tokens):
         yield f"`num_prefix_positions` must be 0 to the {len(tokens)} of `prefix_tokens`."
     if config.position_embedding == "sincos" and config.hidden_sizes[0] % 4:
         yield f"`position_embedding='sincos'` needs a width that 4 divides, got {config.hidden_sizes[0]}."
+    if config.layer_position_embeddings and (config.position_embedding != "learned" or config.downsample != "none"):
+        yield "`layer_position_embeddings` needs `position_embedding='learned'` and no `downsample`: unset it."
     if config.position_embedding != "learned" and config.num_prefix_positions:
         yield (
             f"`position_embedding='{config.position_embedding}'` gives prefix tokens no position: leave "

@@ -14,7 +14,6 @@
 """Every choice of the family as a field: a new size or variant of known parts is a JSON file and no Python."""
 
 import os
-from dataclasses import dataclass
 from dataclasses import field
 from typing import ClassVar
 
@@ -23,29 +22,20 @@ from transformers import PretrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .checkpoint_files import AUTO_MAP
-from .checkpoint_files import copy_shipped_files
+from .checkpoint_files import save_with_code
 from .checkpoint_files import unknown_keys
 from .checkpoint_files import warn_of_unknown_keys
 from .configuration_checks import pair
 from .configuration_checks import problems
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One row of the parallel lists: what a stage needs to know of itself."""
-
-    index: int
-    input_size: int  # the width that comes in
-    hidden_size: int
-    depth: int
-    num_attention_heads: int
-    intermediate_size: int
-    drop_path_rates: tuple[float, ...]
-    downsample: str
+from .configuration_heads import HeadFields
+from .configuration_heads import without_defaults
+from .configuration_stages import StageConfig
+from .configuration_stages import grid_at
+from .configuration_stages import make_stages
 
 
 @strict
-class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
+class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
     r"""A Vision Transformer as data; by default ViT-B/16 at 224 pixels ("An Image is Worth 16x16 Words", table 1).
 
     Args:
@@ -55,7 +45,8 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
         patch_bias (`bool`): bias of the patch embedding; CLIP has none.
         patch_kernel_size (`[height, width]`, *optional*): the patch size of the weights; a model sets it when built.
         num_channels (`int`): channels of `pixel_values`.
-        prefix_tokens (`list[str]`): tokens before the patches, in order: `"cls"`, `"distillation"`, any `"register"`s.
+        prefix_tokens (`list[str]`): tokens before the patches, in order: `"cls"`, `"distillation"`, any
+            `"register"`s and `"detection"`s.
         embeddings_norm (`str`): LayerNorm over the `"patches"` before their positions (Swin, eps 1e-5), over all
             `"tokens"` after them (CLIP), or `"none"`.
         position_embedding (`str`): `"learned"`, `"sincos"` (fixed; big_vision's formula), `"rotary"` (DINOv3) or
@@ -89,6 +80,7 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
         hidden_dropout_prob (`float`): dropout at the end of both residual branches.
         embeddings_dropout_prob (`float`): dropout on the tokens after their positions.
         attention_probs_dropout_prob (`float`): dropout on the attention probabilities.
+        layer_position_embeddings (`bool`): learned positions are added again after each layer but the last (YOLOS).
         drop_path_rate (`float`): stochastic depth of both branches in the last layer.
         drop_path_schedule (`str`): `"linear"` from 0 at the first layer, or `"constant"` (DeiT-III, DINOv2).
         initializer_range (`float`): standard deviation of the initial weights.
@@ -99,6 +91,7 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
         head_hidden_act (`str`): its activation, `"tanh"` in the original's pre-training head.
         problem_type (`str`, *optional*): the loss: `"single_label_classification"`, `"multi_label_classification"`,
             `"soft_label_classification"` (cross entropy with probabilities, as Mixup makes them) or `"regression"`.
+        decoder_*, mask_ratio and other fields of the heads: see configuration_heads.py.
         out_features (`list[str]`), out_indices (`list[int]`): feature maps of a backbone, of `stage_names`; the last.
 
     Raises:
@@ -108,7 +101,11 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
 
     model_type = "vit_custom"
     auto_classes: ClassVar[dict[str, str]] = AUTO_MAP
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cls_logits", "distillation_logits"]  # Trainer sees `logits`
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [  # Trainer keeps the rest of each evaluation: logits, boxes
+        *("hidden_states", "attentions", "cls_logits", "distillation_logits"),
+        *("last_hidden_state", "auxiliary_outputs", "reconstruction", "mask", "ids_restore"),
+        "loss_dict",
+    ]
 
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
@@ -143,6 +140,7 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
     hidden_dropout_prob: float | int = 0.0
     embeddings_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
+    layer_position_embeddings: bool = False
     drop_path_rate: float | int = 0.0
     drop_path_schedule: str = "linear"
     initializer_range: float | int = 0.02
@@ -191,9 +189,7 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the patches of an image of `image_size`."""
-        sides = zip(*map(pair, (self.image_size, self.patch_size, self.patch_stride or self.patch_size)), strict=True)
-        rows, columns = ((side - patch) // stride + 1 for side, patch, stride in sides)
-        return rows, columns
+        return grid_at(self, *pair(self.image_size), stage=0)
 
     @property
     def num_positioned_prefix_tokens(self) -> int:
@@ -207,18 +203,8 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
 
     @property
     def stages(self) -> list[StageConfig]:
-        """The stages as rows. Linear drop path grows over the layers of all stages (Huang et al. 2016, section 3)."""
-        lists = (self.hidden_sizes, self.depths, self.num_attention_heads)
-        last, first, rows, before = max(self.num_hidden_layers - 1, 1), 0, [], self.hidden_sizes[0]
-        for index, (width, depth, heads) in enumerate(zip(*lists, strict=True)):
-            rates = tuple(self.drop_path_rate * layer / last for layer in range(first, first + depth))
-            if self.drop_path_schedule == "constant":
-                rates = (self.drop_path_rate,) * depth
-            intermediate_size = self.intermediate_size or int(width * self.mlp_ratio)
-            downsample = self.downsample if index else "none"
-            rows.append(StageConfig(index, before, width, depth, heads, intermediate_size, rates, downsample))
-            first, before = first + depth, width
-        return rows
+        """The stages as rows."""
+        return make_stages(self)
 
     def validate_output_attentions(self):
         """transformers allows attentions with the eager back-end only; our layers return them with every one."""
@@ -229,22 +215,15 @@ class ViTCustomConfig(BackboneConfigMixin, PretrainedConfig):
             raise ValueError(problem)
 
     def to_dict(self):
-        """As transformers'; `out_features` and `out_indices` only where they are not simply the last map."""
-        output = super().to_dict()
+        """As transformers'; fields of heads only where set, feature maps only where they are not simply the last."""
+        output = without_defaults(super().to_dict())
         if output["out_indices"] == [len(self.stage_names) - 1]:
             del output["out_features"], output["out_indices"]
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Write config.json with the full `auto_map`, and beside it every file of code that loading it needs."""
-        unknown_keys(vars(self), type(self))  # an attribute that was misspelt could not be loaded again
-        os.makedirs(save_directory, exist_ok=True)
-        self.auto_map = dict(self.auto_classes)
-        vars(self).pop("use_cache", None)  # Trainer sets it on every model
-        super().save_pretrained(save_directory)
-        copy_shipped_files(save_directory, self.name_or_path)
-        if push_to_hub:  # transformers alone would push config.json
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
+        save_with_code(self, super().save_pretrained, save_directory, push_to_hub, **kwargs)
 
 
 __all__ = ["ViTCustomConfig"]

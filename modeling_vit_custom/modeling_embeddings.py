@@ -17,6 +17,7 @@ B batch, C channels, H W pixels, h w grid, P prefix tokens, N tokens (P + h * w)
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -28,19 +29,23 @@ from .configuration_checks import pair
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
-def sincos_positions(rows: int, columns: int, width: int, device: torch.device) -> torch.Tensor:
+def sincos_positions(rows: int, columns: int, width: int, device: torch.device, like_mae: bool = False) -> torch.Tensor:
     """() -> (1, h * w, D), float32: sines and cosines of the column, then of the row, a quarter of the width each.
 
-    Fixed frequencies 10000^(-k / (D / 4 - 1)), as in "Better plain ViT baselines for ImageNet-1k" (Beyer et al. 2022).
+    Fixed frequencies 10000^(-k / (D / 4 - 1)), as in "Better plain ViT baselines for ImageNet-1k" (Beyer et al. 2022);
+    or 10000^(-k / (D / 4)) in double precision, so that the tables in MAE's released files come out to the last bit.
     """
     frequencies = 10000.0 ** -torch.linspace(0, 1, width // 4, device=device)
+    if like_mae:
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no other
+        frequencies = 1 / 10000.0 ** (torch.arange(width // 4, device=device, dtype=exact) / (width // 4))
     row, column = torch.meshgrid(
-        torch.arange(rows, device=device, dtype=torch.float32),
-        torch.arange(columns, device=device, dtype=torch.float32),
+        torch.arange(rows, device=device, dtype=frequencies.dtype),
+        torch.arange(columns, device=device, dtype=frequencies.dtype),
         indexing="ij",
     )
     angles = [axis.flatten()[:, None] * frequencies for axis in (column, row)]
-    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1).float()[None]
 
 
 def resample_positions(
@@ -78,6 +83,51 @@ def resample_kernel(kernel: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return (kernel.flatten(2).double() @ matrix.T).unflatten(2, size).to(kernel.dtype)
 
 
+def draw_positions(table: torch.Tensor, config, grid: tuple[int, int]) -> torch.Tensor:
+    """(n, P' + h' * w', D) -> (n, P + h * w, D): positions drawn on a grid; 0 for prefix tokens that have none."""
+    prefix, patches = table.tensor_split((config.num_positioned_prefix_tokens,), dim=1)
+    patches = resample_positions(patches, config.position_grid, grid, config.position_interpolation)
+    none = patches.new_zeros(table.shape[0], len(config.prefix_tokens) - prefix.shape[1], table.shape[2])
+    return torch.cat((prefix, none, patches), dim=1)
+
+
+def redraw_positions(table: torch.Tensor, config, grid: tuple[int, int]) -> nn.Parameter:
+    """(n, P' + h' * w', D) -> (n, P' + h * w, D): the same for good, as a parameter of its own."""
+    parts = config.num_positioned_prefix_tokens, len(config.prefix_tokens)
+    prefix, _, patches = draw_positions(table.detach(), config, grid).tensor_split(parts, dim=1)
+    return nn.Parameter(torch.cat((prefix, patches), dim=1))
+
+
+class Masking(NamedTuple):
+    """What an encoder is not shown of its patches."""
+
+    hidden: torch.Tensor | None = None  # (B, h * w), bool: those that `token` replaces
+    token: torch.Tensor | None = None  # (1, 1, D)
+    visible: torch.Tensor | None = None  # (B, n), integers: the only ones that stay, in this order
+
+    def replace(self, patches: torch.Tensor) -> torch.Tensor:
+        """(B, h * w, D) -> (B, h * w, D)"""
+        if self.hidden is None or self.token is None:
+            return patches
+        if self.hidden.shape != patches.shape[:2]:
+            raise ValueError(
+                f"`bool_masked_pos` must be (batch, patches), here {tuple(patches.shape[:2])}, got "
+                f"{tuple(self.hidden.shape)}: make one entry for each patch of each image."
+            )
+        return torch.where(self.hidden[:, :, None].bool(), self.token.to(patches.dtype), patches)
+
+    def select(self, hidden_states: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
+        """(B, P + h * w, D) -> (B, P + n, D)"""
+        if self.visible is None:
+            return hidden_states
+        prefix, patches = hidden_states.tensor_split((num_prefix_tokens,), dim=1)
+        places = self.visible[:, :, None].expand(-1, -1, patches.shape[2])
+        return torch.cat((prefix, patches.gather(1, places)), dim=1)
+
+
+NOTHING_MASKED = Masking()
+
+
 class ViTCustomEmbeddings(nn.Module):
     """An image as tokens: prefix tokens, then one a patch, row by row ("An Image is Worth 16x16 Words", 3.1)."""
 
@@ -107,22 +157,14 @@ class ViTCustomEmbeddings(nn.Module):
         config = self.config
         if config.position_embedding == "sincos":  # CODEPATH: big_vision's S/16; its formula holds for every grid
             table = sincos_positions(*grid, config.hidden_sizes[0], self.patch_embeddings.weight.device)
-            prefix = table[:, :0]
-        else:
-            prefix, table = self.position_embeddings.tensor_split((config.num_positioned_prefix_tokens,), dim=1)
-            table = resample_positions(table, config.position_grid, grid, config.position_interpolation)
-        none = table.new_zeros(1, len(config.prefix_tokens) - prefix.shape[1], table.shape[2])
-        return torch.cat((prefix, none, table), dim=1)
+            return nn.functional.pad(table, (0, 0, len(config.prefix_tokens), 0))
+        return draw_positions(self.position_embeddings, config, grid)
 
     def resize_positions(self, grid: tuple[int, int]):
         """Draw the learned positions on `grid` for good."""
         if self.position_embeddings is None:
             raise ValueError("Only learned positions can be resized: the others are computed for each call's grid.")
-        prefix, _, table = self.positions(grid).tensor_split(
-            (self.config.num_positioned_prefix_tokens, len(self.config.prefix_tokens)), dim=1
-        )
-        self.position_embeddings = nn.Parameter(torch.cat((prefix, table), dim=1).detach())
-        self.config.position_grid = list(grid)
+        self.position_embeddings = redraw_positions(self.position_embeddings, self.config, grid)
 
     def resize_patches(self, size: tuple[int, int]):
         """Resample the kernel to patches of `size` pixels for good; patches that did not overlap still do not."""
@@ -133,7 +175,9 @@ class ViTCustomEmbeddings(nn.Module):
         self.patch_embeddings.stride = pair(self.config.patch_stride or size)
         self.config.patch_size, self.config.patch_kernel_size = list(size), list(size)
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    def forward(
+        self, pixel_values: torch.Tensor, masking: Masking = NOTHING_MASKED
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
         """(B, C, H, W) -> (B, P + h * w, D), (h, w). Pixels beyond the last whole patch are not seen."""
         config = self.config
         if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
@@ -153,12 +197,13 @@ class ViTCustomEmbeddings(nn.Module):
         hidden_states = patches.flatten(2).transpose(1, 2)  # (B, h * w, D)
         if config.embeddings_norm == "patches":  # CODEPATH: Swin
             hidden_states = self.norm(hidden_states)
+        hidden_states = masking.replace(hidden_states)
         if self.prefix_tokens is not None:
             prefix_tokens = self.prefix_tokens.expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat((prefix_tokens.to(hidden_states.dtype), hidden_states), dim=1)
         if config.position_embedding in ("learned", "sincos"):  # CODEPATH: Swin's and DINOv3's are in their attention
             hidden_states = hidden_states + self.positions(grid).to(hidden_states.dtype)
-        hidden_states = self.dropout(hidden_states)
+        hidden_states = self.dropout(masking.select(hidden_states, len(config.prefix_tokens)))
         if config.embeddings_norm == "tokens":  # CODEPATH: CLIP's image tower, and timm's ViTs with `pre_norm`
             hidden_states = self.norm(hidden_states)
         return hidden_states, grid

@@ -24,6 +24,8 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .modeling_attention import ViTCustomAttention
+from .modeling_embeddings import draw_positions
+from .modeling_embeddings import redraw_positions
 from .modeling_geometry import Geometry
 from .modeling_geometry import make_geometries
 
@@ -161,6 +163,17 @@ class ViTCustomStage(nn.Module):
         self.config, self.stage = config, stage
         self.downsample = DOWNSAMPLE[stage.downsample](config, stage)
         self.layers = nn.ModuleList([ViTCustomLayer(config, stage, layer) for layer in range(stage.depth)])
+        self.layer_position_embeddings = None
+        if config.layer_position_embeddings and stage.depth > 1:  # CODEPATH: YOLOS S and B
+            rows, columns = config.position_grid
+            num_positions = config.num_positioned_prefix_tokens + rows * columns
+            table = torch.empty(stage.depth - 1, num_positions, stage.hidden_size)
+            self.layer_position_embeddings = nn.Parameter(table)
+
+    def resize_positions(self, grid: tuple[int, int]):
+        """Draw the learned positions on `grid` for good."""
+        if self.layer_position_embeddings is not None:
+            self.layer_position_embeddings = redraw_positions(self.layer_position_embeddings, self.config, grid)
 
     def steps(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs
@@ -168,7 +181,12 @@ class ViTCustomStage(nn.Module):
         """(B, N, D), (h, w) -> (B, N', D'), (h', w') after each layer."""
         hidden_states, grid = self.downsample(hidden_states, grid)
         geometries = make_geometries(self.config, self.stage, grid, hidden_states)
+        positions = None
+        if self.layer_position_embeddings is not None:
+            positions = draw_positions(self.layer_position_embeddings, self.config, grid).to(hidden_states.dtype)
         for index, layer in enumerate(self.layers):
+            if index and positions is not None:
+                hidden_states = hidden_states + positions[index - 1]
             hidden_states = layer(hidden_states, geometries[index % 2], **kwargs)
             yield hidden_states, grid
 

@@ -33,14 +33,19 @@ from transformers.utils.output_capturing import capture_outputs
 from .checkpoint_files import check_loading
 from .checkpoint_files import keep_kernel
 from .configuration_checks import pair
+from .configuration_heads import HeadFields  # for transformers, which copies what an entry names
+from .configuration_stages import grid_at
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_attention import ViTCustomAttention
+from .modeling_embeddings import NOTHING_MASKED
+from .modeling_embeddings import Masking
 from .modeling_embeddings import ViTCustomEmbeddings
 from .modeling_geometry import check_back_end
 from .modeling_heads import POOL
 from .modeling_heads import ViTCustomImageClassifierOutput
 from .modeling_heads import classification_loss
 from .modeling_heads import make_classifier
+from .modeling_mixed_sizes import refuse_mixed_sizes
 from .modeling_stages import ViTCustomBranchEnd
 from .modeling_stages import ViTCustomLayer
 from .modeling_stages import ViTCustomStage
@@ -73,8 +78,14 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
                     init.trunc_normal_(tokens, std=self.config.initializer_range)
         elif isinstance(module, ViTCustomAttention) and module.relative_position_bias_table is not None:
             init.trunc_normal_(module.relative_position_bias_table, std=self.config.initializer_range)
+        elif isinstance(module, ViTCustomStage) and module.layer_position_embeddings is not None:
+            init.trunc_normal_(module.layer_position_embeddings, std=self.config.initializer_range)
         elif isinstance(module, ViTCustomBranchEnd) and module.scale is not None:
             init.constant_(module.scale, self.config.layer_scale_init_value)
+
+    def count_items(self, labels: torch.Tensor, **batch) -> torch.Tensor:
+        """(B) or (B, L) -> (): the items of a batch that its loss is a mean over; see `num_items_in_batch`."""
+        return (labels != -100).sum()
 
     @classmethod
     def from_pretrained(
@@ -101,20 +112,20 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def resize_position_embeddings(self, new_num_position_embeddings: int | tuple[int, int]):
-        """Draw the learned positions on another grid, (rows, columns) or a side, for good, to fine-tune them there.
-
-        Without this, they are resampled to each image's grid in forward, with the same output.
-        """
-        embeddings: ViTCustomEmbeddings = self.base_model.embeddings  # type: ignore[assignment]
-        embeddings.resize_positions(pair(new_num_position_embeddings))
+        """Draw the learned positions on another grid, (rows, columns) or a side, for good, to fine-tune them there;
+        otherwise forward does it for each call, with the same output."""
+        grid = pair(new_num_position_embeddings)
+        model: Any = self.base_model
+        for module in (model.embeddings, *model.stages):
+            module.resize_positions(grid)
+        self.config.position_grid = list(grid)
 
     def resize_patch_embeddings(self, new_patch_size: int | tuple[int, int]):
         """Resample the patch embedding to patches of another size in pixels, (height, width) or a side, for good."""
         wanted = copy.deepcopy(self.config)
         wanted.patch_size = new_patch_size  # checked by its type here, and by what can be built below
         wanted.validate_architecture()
-        embeddings: ViTCustomEmbeddings = self.base_model.embeddings  # type: ignore[assignment]
-        embeddings.resize_patches(pair(new_patch_size))
+        self.base_model.embeddings.resize_patches(pair(new_patch_size))  # type: ignore[operator, union-attr]
 
 
 class ViTCustomModel(ViTCustomPreTrainedModel):
@@ -136,14 +147,22 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutputWithPooling:
+    def forward(
+        self, pixel_values: torch.Tensor, masking: Masking = NOTHING_MASKED, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
         """(B, C, H, W) -> `last_hidden_state` (B, N, D), `pooler_output` (B, D)"""
-        hidden_states, grid = self.embeddings(pixel_values)
+        refuse_mixed_sizes(kwargs)
+        hidden_states, grid = self.embeddings(pixel_values, masking)
         for stage in self.stages:
             hidden_states, grid = stage(hidden_states, grid, **kwargs)
         last_hidden_state = self.norm(hidden_states)
         pooled = POOL[self.config.pooling](last_hidden_state, len(self.config.prefix_tokens))
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=self.pooled_norm(pooled))
+
+    def patch_map(self, last_hidden_state: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, P + h * w, D), (B, C, H, W) -> (B, D, h, w): the patches, normed, as an image for dense heads."""
+        patches = self.pooled_norm(last_hidden_state[:, len(self.config.prefix_tokens) :])
+        return patches.transpose(1, 2).unflatten(2, grid_at(self.config, *pixel_values.shape[2:]))
 
 
 class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
@@ -173,6 +192,7 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         """(B, C, H, W) -> `feature_maps`, one (B, D, h, w) for each of `out_features`"""
+        refuse_mixed_sizes(kwargs)
         steps = [self.vit.embeddings(pixel_values)]
         for stage in self.vit.stages:
             outputs = list(stage.steps(*steps[-1], **kwargs))  # type: ignore[operator]  # not a Tensor

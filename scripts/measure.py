@@ -93,7 +93,7 @@ def quickstart(seed: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         recipe.training.seed, recipe.training.output_dir = seed, folder
         trained = train(recipe)
-    return trained.metrics["eval_accuracy"], trained.seconds
+    return trained.metrics["accuracy"], trained.seconds
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ top: for most jobs our package must not be there.
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -17,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ import transformers
 from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 PACKAGE = "modeling_vit_custom"
@@ -58,7 +61,10 @@ def run(jobs: dict[str, tuple], work: Path, installed: bool = False, **environme
 def main(order: dict, installed: bool):
     if not installed:
         sys.modules[PACKAGE] = None  # type: ignore[assignment]  # importing it raises, editable install or not
-    _ = transformers.PreTrainedModel, transformers.pipeline  # transformers is lazy: this is what takes the time
+    # transformers is lazy: this is what takes the time, once here instead of once a job.
+    _ = transformers.CLIPModel, transformers.ViTMAEForPreTraining, transformers.pipeline
+    get_checkpoint_conversion_mapping("vit")
+    gc.freeze()  # a collection in a job would touch, and so copy, every page
     for name, (job, arguments) in order.items():
         shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
         if os.fork() == 0:
@@ -95,10 +101,18 @@ def warnings_logged() -> Iterator[list[str]]:
             logger.removeHandler(handler)
 
 
-def digest(value: torch.Tensor | tuple) -> str:
+def leaves(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of any nesting of dictionaries and sequences, in order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    else:
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from leaves(part)
+
+
+def digest(value: Any) -> str:
     """sha256 of the bytes: equal if and only if the tensors are bit-equal."""
-    tensors = [value] if isinstance(value, torch.Tensor) else value
-    return hashlib.sha256(b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
+    return hashlib.sha256(b"".join(part.detach().contiguous().numpy().tobytes() for part in leaves(value))).hexdigest()
 
 
 def describe_tensors(made: torch.nn.Module) -> dict[str, dict[str, str]]:
@@ -106,31 +120,45 @@ def describe_tensors(made: torch.nn.Module) -> dict[str, dict[str, str]]:
 
 
 def describe(made, pictures: str) -> dict:
-    """Where the class comes from and, for a model, each tensor and each output at each size of the pictures."""
+    """Where the class comes from and, for a model, each tensor and each output for each set of inputs.
+
+    `pictures` is a file of tensors named `<set>/<argument of the forward>`.
+    """
     description = {"module": type(made).__module__}
     if isinstance(made, torch.nn.Module):
         description |= describe_tensors(made)
+        inputs: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in load_file(pictures).items():
+            size, name = key.split("/")
+            inputs.setdefault(size, {})[name] = tensor
         with torch.no_grad():
             description["outputs"] = {
-                size: {name: digest(value) for name, value in made(pixel_values=pixel_values).items()}
-                for size, pixel_values in load_file(pictures).items()
+                size: {name: digest(value) for name, value in made(**given).items()} for size, given in inputs.items()
             }
     return description
 
 
-def publish(class_name: str, folder: str, repo: str, pictures: str, variant: str | None = None) -> dict:
-    """Save and push a small object of a class, in both ways that transformers has."""
+def publish(class_name: str, folder: str, pictures: str, repo: str | None = None, **which: str) -> dict:
+    """Save a small object of a class, and push it to `repo` in both ways that transformers has.
+
+    `which`: a `variant` of `tests.support`, or `head` and `member`, a cell of `tests.matrix`.
+    """
     sys.path.append(str(Path(__file__).parent.parent))
     import modeling_vit_custom
+    from tests import matrix
     from tests.support import VARIANTS
     from tests.support import fill
     from tests.support import tiny
 
-    config = tiny(**VARIANTS[variant] if variant else {"prefix_tokens": ["cls", "register"]})
-    made = config if class_name.endswith("Config") else fill(getattr(modeling_vit_custom, class_name)(config))
+    if "head" in which:
+        made = matrix.make_config(**which) if class_name.endswith("Config") else fill(matrix.make(**which))
+    else:
+        config = tiny(**VARIANTS[which["variant"]] if which else {"prefix_tokens": ["cls", "register"]})
+        made = config if class_name.endswith("Config") else fill(getattr(modeling_vit_custom, class_name)(config))
     made.save_pretrained(folder)
-    made.push_to_hub(repo)
-    made.save_pretrained(f"{folder}-pushed", push_to_hub=True, repo_id=f"{repo}-saved")
+    if repo is not None:
+        made.push_to_hub(repo)
+        made.save_pretrained(f"{folder}-pushed", push_to_hub=True, repo_id=f"{repo}-saved")
     return describe(made, pictures)
 
 
@@ -207,10 +235,14 @@ def load_untrusted(source: str, mark: str, auto_classes: list[str]) -> dict:
     return {"refusals": refusals, "ran": ran, "copied": copied, "ran with trust": Path(mark).exists()}
 
 
+def make_picture() -> Image.Image:
+    rows, columns = np.mgrid[:50, :40]
+    return Image.fromarray(np.stack([rows * 5, columns * 6, rows * columns % 256], axis=-1).astype(np.uint8))
+
+
 def run_pipelines(source: str, target: str) -> dict:
     """What the pipelines say of a picture, what the models say of it, and a pipeline's own save."""
-    rows, columns = np.mgrid[:50, :40]
-    picture = Image.fromarray(np.stack([rows * 5, columns * 6, rows * columns % 256], axis=-1).astype(np.uint8))
+    picture = make_picture()
     settings = dict(model=source, trust_remote_code=True, device="cpu")
     classify = transformers.pipeline("image-classification", **settings)
     embed = transformers.pipeline("image-feature-extraction", **settings, pool=True)
@@ -227,6 +259,29 @@ def run_pipelines(source: str, target: str) -> dict:
         "vector": embed(picture),
         "model's vector": vector.tolist(),
     }
+
+
+def run_task_pipeline(task: str, source: str, target: str, picture: str, captions: list[str] | None = None) -> dict:
+    """What one of the other pipelines says of a picture, what the model says of it, and the pipeline's own save."""
+    say = transformers.pipeline(task, model=source, trust_remote_code=True, device="cpu")
+    image, asked = Image.open(picture), dict(candidate_labels=captions, hypothesis_template="{}") if captions else {}
+    if task == "object-detection":
+        asked = dict(threshold=0.5)
+    said = say(image, **asked)
+    given = say.image_processor(image, return_tensors="pt")
+    if captions:
+        given.update(say.tokenizer(captions, padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        outputs = say.model(**given)
+    say.save_pretrained(target)
+    if task == "image-segmentation":
+        return {
+            "masks": {row["label"]: np.asarray(row["mask"]).astype(bool).tolist() for row in said},
+            "model's classes": outputs.logits[0].argmax(0).tolist(),
+        }
+    if task == "object-detection":
+        return {"said": said, "scores": outputs.logits[0].softmax(-1).tolist(), "boxes": outputs.pred_boxes[0].tolist()}
+    return {"said": said, "scores": outputs.logits_per_image[0].softmax(-1).tolist()}
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ VARIANTS = {
         layer_scale_init_value=0.5,
         qkv_bias=[True, False, True],
     ),
+    "yolos": dict(prefix_tokens=["cls", "detection", "detection"], layer_position_embeddings=True),
     "clip": dict(embeddings_norm="tokens", patch_bias=False, hidden_act="quick_gelu", final_norm="pooled"),
 }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modeling_vit_custom.checkpoint_files import AUTO_MAP
+from modeling_vit_custom.checkpoint_files import DUAL_ENCODER_AUTO_MAP
 from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from tests.support import ROOT
 
@@ -16,24 +17,43 @@ PACKAGE = ROOT / "modeling_vit_custom"
 # Each core file, and the core files that it may import: the flow goes one way.
 FLOW = {
     "checkpoint_files": {"configuration_checks"},
-    "configuration_checks": set(),
-    "configuration_vit_custom": {"checkpoint_files", "configuration_checks"},
+    "configuration_heads": set(),
+    "configuration_checks": {"configuration_heads"},
+    "configuration_stages": {"configuration_checks"},
+    "configuration_vit_custom": {
+        "checkpoint_files",
+        "configuration_checks",
+        "configuration_heads",
+        "configuration_stages",
+    },
     "modeling_embeddings": {"configuration_checks"},
     "modeling_geometry": {"configuration_checks"},
     "modeling_attention": {"modeling_geometry"},
-    "modeling_stages": {"modeling_attention", "modeling_geometry"},
+    "modeling_stages": {"modeling_attention", "modeling_embeddings", "modeling_geometry"},
     "modeling_heads": {"configuration_checks"},
-    "modeling_vit_custom": {
-        "checkpoint_files",
-        "configuration_checks",
-        "configuration_vit_custom",
-        "modeling_embeddings",
-        "modeling_geometry",
-        "modeling_attention",
-        "modeling_stages",
-        "modeling_heads",
-    },
-    "__init__": {"configuration_vit_custom", "modeling_vit_custom"},
+    "modeling_mixed_sizes": set(),
+}
+FLOW["modeling_vit_custom"] = {*FLOW}
+# Each head's file: all that the model's file imports, the model's file, parts of its own, and no other head's.
+PARTS = {
+    "modeling_pixels": {"configuration_checks", "configuration_stages"},
+    "modeling_detection_decoder": {"configuration_stages", "modeling_attention", "modeling_stages"},
+    "modeling_detection_loss": set(),
+    "modeling_contrastive": {"configuration_dual_encoder"},
+}
+FLOW |= {f"modeling_{head}": {*FLOW} for head in ("masked", "segmentation", "detection", "dual_encoder")} | PARTS
+FLOW["modeling_masked"].add("modeling_pixels")
+FLOW["modeling_detection"] |= {"modeling_detection_decoder", "modeling_detection_loss"}
+FLOW["configuration_dual_encoder"] = FLOW["configuration_vit_custom"] | {"configuration_vit_custom"}
+FLOW["modeling_dual_encoder"] |= {"configuration_dual_encoder", "modeling_contrastive"}
+FLOW["__init__"] = {
+    "configuration_dual_encoder",
+    "configuration_vit_custom",
+    "modeling_detection",
+    "modeling_dual_encoder",
+    "modeling_masked",
+    "modeling_segmentation",
+    "modeling_vit_custom",
 }
 SHIPPED_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
 WINGS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
@@ -83,7 +103,9 @@ def test_shipped_code_holds_no_trap_of_remote_code(path):
     assert not re.search(r"isinstance\([^)]*Config\)", text)
 
 
-@pytest.mark.parametrize("entry", sorted({entry.split(".")[0] for entry in AUTO_MAP.values()}))
+@pytest.mark.parametrize(
+    "entry", sorted({entry.split(".")[0] for entry in (*AUTO_MAP.values(), *DUAL_ENCODER_AUTO_MAP.values())})
+)
 def test_an_entry_imports_directly_all_that_it_imports_indirectly(entry):
     """transformers 5.8 copies a folder's entry and its direct imports into a place of their own, and no more."""
     reached, new = set(), FLOW[entry]
@@ -158,5 +180,5 @@ def test_the_floors_that_are_promised_are_the_versions_that_are_tested():
     floors = dict(re.findall(r'^    "([\w-]+)>=([\d.]+)",$', promised, flags=re.MULTILINE))
     tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", pinned, flags=re.MULTILINE))
     tested = {name.lower().replace("_", "-"): version for name, version in tested.items()}
-    assert len(floors) == 13
+    assert len(floors) == 15
     assert floors == {name: tested[name] for name in floors}

@@ -78,8 +78,10 @@ def test_a_card_holds_the_measured_numbers_in_its_text_and_its_metadata():
     card = render_card(
         ROOT / "model_card.md",
         model_name="some-model",
+        task="image-classification",
         dataset="some_set",
         metrics={"accuracy": 0.98765},
+        baseline=0.5,
         labels=["cat", "dog"],
         num_parameters=1234567,
         num_train_images=10,
@@ -93,7 +95,7 @@ def test_a_card_holds_the_measured_numbers_in_its_text_and_its_metadata():
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9877, "some_set")
     assert parsed.data.pipeline_tag == "image-classification"
     assert "custom_code" in parsed.data.tags
-    for text in ("| accuracy | 0.9877 |", "1,234,567 parameters", "(cat, dog)", "| command | make it |", "12 s"):
+    for text in ("| accuracy | 0.9877 | 0.5000 |", "1,234,567 parameters", "(cat, dog)", "| command | make it |"):
         assert text in card
     assert "{{" not in card
     assert "{%" not in card

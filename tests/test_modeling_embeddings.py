@@ -9,6 +9,7 @@ from torch import nn
 
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.configuration_checks import POSITION_INTERPOLATIONS
+from modeling_vit_custom.modeling_embeddings import Masking
 from modeling_vit_custom.modeling_embeddings import resample_kernel
 from modeling_vit_custom.modeling_embeddings import resample_positions
 from modeling_vit_custom.modeling_embeddings import sincos_positions
@@ -155,3 +156,41 @@ def test_an_offset_is_dinov2s_formula():
     expected = nn.functional.interpolate(image, scale_factor=(6.1 / 4, 3.1 / 4), mode="bicubic")
     resampled = resample_positions(positions, (4, 4), (6, 3), "bicubic_offset")
     assert torch.equal(resampled, expected.flatten(2).transpose(1, 2))
+
+
+@pytest.fixture
+def mask() -> torch.Tensor:
+    """Which of the 4 x 4 patches of two images are hidden: not the same, not as many."""
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[0, [1, 2, 7]], mask[1, 4:12] = True, True
+    return mask
+
+
+def test_a_hidden_patch_is_not_seen_and_its_place_is(mask):
+    embeddings = fill(ViTCustomModel(tiny())).embeddings
+    pixel_values, token = picture(2, 3, 32, 32), picture(1, 1, 32)
+    other = pixel_values.clone()
+    patches = other.unfold(2, 8, 8).unfold(3, 8, 8)  # (B, C, h, w, 8, 8), a view
+    for image, row in enumerate(mask.view(2, 4, 4)):
+        patches[image, :, row] += 100
+    masking = Masking(hidden=mask, token=token)
+    first, second = (embeddings(pixels, masking)[0] for pixels in (pixel_values, other))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    expected = embeddings(pixel_values)[0][:, 1:].clone()
+    expected[mask] = (token + embeddings.positions((4, 4))[:, 1:]).expand(2, -1, -1)[mask]
+    torch.testing.assert_close(first[:, 1:], expected)
+
+
+def test_a_mask_of_another_grid_is_refused(mask):
+    embeddings = fill(ViTCustomModel(tiny())).embeddings
+    with pytest.raises(ValueError, match=r"here \(2, 16\), got \(2, 12\)"):
+        embeddings(picture(2, 3, 32, 32), Masking(hidden=mask[:, :12], token=picture(1, 1, 32)))
+
+
+def test_visible_patches_are_those_of_the_whole_image_in_the_order_asked_for():
+    embeddings = fill(ViTCustomModel(tiny(prefix_tokens=["cls", "register"]))).embeddings
+    pixel_values, visible = picture(2, 3, 32, 32), torch.tensor([[3, 0, 9], [15, 8, 8]])
+    whole, some = embeddings(pixel_values)[0], embeddings(pixel_values, Masking(visible=visible))[0]
+    assert torch.equal(some[:, :2], whole[:, :2])
+    for image in range(2):
+        assert torch.equal(some[image, 2:], whole[image, 2 + visible[image]])

@@ -349,12 +349,15 @@ def test_bad_pixels_get_a_sentence(shape, message):
         make()(torch.zeros(shape))
 
 
-def test_positions_can_be_drawn_on_another_grid_for_good():
-    model = make(dtype=torch.float64)
+@pytest.mark.parametrize(("name", "prefix"), [("vit", 1), ("yolos", 3)])
+def test_positions_can_be_drawn_on_another_grid_for_good(name, prefix):
+    model = make(name, dtype=torch.float64)
     inputs = images(model, 2, 48, 40, dtype=torch.float64)
     before = model(inputs).logits
     model.resize_position_embeddings((6, 5))
-    assert model.vit.embeddings.position_embeddings.shape == (1, 1 + 6 * 5, 32)
+    assert model.vit.embeddings.position_embeddings.shape == (1, prefix + 6 * 5, 32)
+    if name == "yolos":
+        assert model.vit.stages[0].layer_position_embeddings.shape == (1, prefix + 6 * 5, 32)
     assert model.config.position_grid == [6, 5]
     torch.testing.assert_close(model(inputs).logits, before, rtol=0, atol=1e-12)
 

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_code_gives_the_output_that_stands_below_it(tmp_path, monkeypatch):
     """In one namespace from top to bottom, in a copy of what the code reads, as a reader would in the repository."""
     blocks = re.findall(r"```python\n(.*?)```\n(?:```\n(.*?)```)?", README, flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     for code, expected in blocks:

@@ -23,7 +23,9 @@ from transformers import ViTImageProcessor
 
 import modeling_vit_custom
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom import ViTCustomDualEncoderConfig
 from modeling_vit_custom.checkpoint_files import AUTO_MAP
+from modeling_vit_custom.checkpoint_files import DUAL_ENCODER_AUTO_MAP
 from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from tests.clean_process import digest
 from tests.clean_process import load_backbone_of_a_folder
@@ -34,7 +36,16 @@ from tests.clean_process import reload
 from tests.clean_process import reload_with_package
 from tests.clean_process import run
 from tests.clean_process import run_pipelines
+from tests.clean_process import run_task_pipeline
 from tests.clean_process import warnings_logged
+from tests.matrix import CELLS
+from tests.matrix import HEADS
+from tests.matrix import SIZES
+from tests.matrix import inputs
+from tests.matrix import make_config
+from tests.matrix import overfit
+from tests.matrix import pictures as real_pictures
+from tests.matrix import without_targets
 from tests.minihub import MiniHub
 from tests.support import picture
 from tests.support import tiny
@@ -44,18 +55,27 @@ CLASSES = {
     "ViTCustomConfig": "AutoConfig",
     "ViTCustomModel": "AutoModel",
     "ViTCustomBackbone": "AutoBackbone",
-    "ViTCustomForImageClassification": "AutoModelForImageClassification",
+    **{head.class_name: head.auto_class for head in HEADS.values()},
+    "ViTCustomDualEncoderConfig": "AutoConfig",
 }
 MODELS = [name for name in CLASSES if not name.endswith("Config")]
-BASE, HEAD = "ViTCustomModel", "ViTCustomForImageClassification"
+BASE, HEAD, DUAL = "ViTCustomModel", "ViTCustomForImageClassification", "ViTCustomDualEncoder"
 # Other members of the family than those classes' are, of `tests.support.VARIANTS`: as classifiers.
 MEMBERS = ["swin", "pit", "dinov3"]
-OF_FOLDERS = [auto_class for auto_class in CLASSES.values() if auto_class != "AutoBackbone"]  # which takes none
-AUTO_CLASSES = CLASSES | dict.fromkeys(MEMBERS, CLASSES[HEAD])
+OF_FOLDERS = [auto_class for auto_class in AUTO_MAP if auto_class != "AutoBackbone"]  # which takes none
+PUSHED = CLASSES | dict.fromkeys(MEMBERS, CLASSES[HEAD])
+# How an object is made that is no plain ViT, see `publish`: classes with heads as the first cell that has them.
+MADE = {HEADS[head].class_name: dict(head=head, member=member) for head, member in reversed(CELLS) if member == "vit"}
+MADE = {name: made for name, made in MADE.items() if name != HEAD} | {member: dict(variant=member) for member in MEMBERS}
+MADE["ViTCustomDualEncoderConfig"] = MADE[DUAL]
+# Every head on every backbone, by itself in a folder: the others of the matrix.
+IN_FOLDERS = {f"{head} {member}": (head, member) for head, member in CELLS if dict(head=head, member=member) not in MADE.values()}
+AUTO_CLASSES = PUSHED | {name: HEADS[head].auto_class for name, (head, _) in IN_FOLDERS.items()}
 pytestmark = pytest.mark.xdist_group("shipping")  # the processes below are started once, not once a worker
 every_class = pytest.mark.parametrize("name", CLASSES)
 every_model = pytest.mark.parametrize("name", MODELS)
 everything_saved = pytest.mark.parametrize("name", AUTO_CLASSES)
+everything_pushed = pytest.mark.parametrize("name", PUSHED)
 every_source = pytest.mark.parametrize("source", ["folder", "hub"])
 
 PACKAGE_FOLDER = Path(modeling_vit_custom.__file__).parent
@@ -78,6 +98,16 @@ def pushed_contents(hub: MiniHub, repo: str) -> dict[str, str]:
     """The same of a repository, without what the Hub and the client put there: LFS rules and a model card."""
     names = set(hub.repos["model", repo].find("main").tree) - {".gitattributes", "README.md"}
     return {name: hashlib.sha256(hub.read(repo, name)).hexdigest() for name in sorted(names)}
+
+
+def auto_map(name: str) -> dict[str, str]:
+    return DUAL_ENCODER_AUTO_MAP if name.startswith((DUAL, "image-text")) else AUTO_MAP
+
+
+def cell(name: str) -> tuple[str, str] | None:
+    """The (head, backbone) of the matrix that is saved under a name."""
+    made = MADE.get(name, {})
+    return IN_FOLDERS.get(name) or ((made["head"], made["member"]) if "head" in made else None)
 
 
 def configuration(folder: Path) -> dict:
@@ -108,10 +138,19 @@ def hub():
 
 @pytest.fixture(scope="module")
 def pictures(work):
-    path = work / "pictures.safetensors"
+    """{what is saved: the file of what its forward takes}, at several sizes."""
     sizes = {"32x32": (32, 32), "another": ANOTHER_SIZE}
-    save_file({name: picture(2, 3, *size) for name, size in sizes.items()}, path)
-    return path
+    plain = work / "pictures.safetensors"
+    save_file({f"{name}/pixel_values": picture(2, 3, *size) for name, size in sizes.items()}, plain)
+    files = dict.fromkeys(AUTO_CLASSES, plain)
+    for name, (head, member) in {name: cell(name) for name in AUTO_CLASSES if cell(name)}.items():
+        tensors, config = {}, make_config(head, member)
+        for size, shape in SIZES.items():
+            given = without_targets(inputs(head, config, shape))
+            tensors |= {f"{size}/{key}": value[:2] for key, value in given.items() if isinstance(value, torch.Tensor)}
+        files[name] = work / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in tensors.items()}, files[name])
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +158,16 @@ def published(work, hub, pictures):
     """The author, who has the package: each class and member saved in `saved/NAME` and pushed to `alice/NAME-v1.0`."""
 
     def job(name, class_name, **settings):
-        where = dict(folder=work / "saved" / name, repo=repository(name), pictures=pictures)
+        where = dict(folder=work / "saved" / name, pictures=pictures[name])
         return publish, dict(class_name=class_name, **where, **settings)
 
-    jobs = {name: job(name, name) for name in CLASSES}
-    jobs |= {member: job(member, HEAD, variant=member) for member in MEMBERS}
-    moved = dict(class_name=BASE, folder=work / "saved" / "moved", repo="alice/moved", pictures=pictures)
+    jobs = {
+        name: job(name, name if name in CLASSES else HEAD, repo=repository(name), **MADE.get(name, {})) for name in PUSHED
+    }
+    jobs |= {
+        name: job(name, HEADS[head].class_name, head=head, member=member) for name, (head, member) in IN_FOLDERS.items()
+    }
+    moved = dict(class_name=BASE, folder=work / "saved" / "moved", repo="alice/moved", pictures=pictures[BASE])
     jobs |= {"moved": (publish, moved), "moved on": (move_on, dict(repo="alice/moved", file=MOVED_FILE))}
     return run(jobs, work / "author", installed=True, HF_ENDPOINT=hub.url, HF_TOKEN=hub.token())
 
@@ -145,10 +188,11 @@ def saved(work, published):
 def from_hub(work, hub, saved, pictures):
     """A stranger with a repository's name: each class loaded and saved again, and its configuration alone."""
 
-    def job(auto_class, repo, target, **settings):
-        return reload, dict(auto_class=auto_class, source=repo, target=work / target, pictures=pictures, **settings)
+    def job(auto_class, repo, target, name=BASE, **settings):
+        given = dict(source=repo, target=work / target, pictures=pictures[name], **settings)
+        return reload, dict(auto_class=auto_class, **given)
 
-    jobs = {name: job(auto_class, repository(name), f"hub/{name}") for name, auto_class in AUTO_CLASSES.items()}
+    jobs = {name: job(auto_class, repository(name), f"hub/{name}", name) for name, auto_class in PUSHED.items()}
     jobs |= {f"{name} config": job("AutoConfig", repository(name), f"hub-config/{name}") for name in MODELS}
     jobs["pinned"] = job("AutoConfig", "alice/moved", "hub/pinned", revision="v1")
     jobs["latest"] = job("AutoConfig", "alice/moved", "hub/latest")
@@ -176,32 +220,21 @@ def planted(work, checkpoint):
     return folder
 
 
-def wider(source: Path, target: Path) -> Path:
-    """A copy that ships one more file, which the model does not import, as it does not those of other tasks."""
-    shutil.copytree(source, target)
-    (target / "modeling_more.py").write_text("MORE = True\n")
-    files = target / "checkpoint_files.py"
-    files.write_text(files.read_text() + '\nSHIPPED_FILES = (*SHIPPED_FILES, "modeling_more.py")\n')
-    return target
-
-
 @pytest.fixture(scope="module")
 def from_folder(work, saved, checkpoint, planted, pictures):
     """A stranger with a folder, and no network."""
 
-    def job(auto_class, source, target, **settings):
-        return reload, dict(auto_class=auto_class, source=source, target=work / target, pictures=pictures, **settings)
+    def job(auto_class, source, target, name=HEAD, **settings):
+        given = dict(source=source, target=work / target, pictures=pictures[name], **settings)
+        return reload, dict(auto_class=auto_class, **given)
 
-    jobs = {name: job(auto_class, saved[name], f"folder/{name}") for name, auto_class in AUTO_CLASSES.items()}
+    jobs = {name: job(auto_class, saved[name], f"folder/{name}", name) for name, auto_class in AUTO_CLASSES.items()}
+    jobs["by AutoModel"] = job("AutoModel", saved[DUAL], "by-auto-model", DUAL)
     jobs |= {f"{name} config": job("AutoConfig", saved[name], f"folder-config/{name}") for name in MODELS}
     for name in MODELS:
         borrowed = shutil.copytree(saved[name], work / "borrowed" / name)
-        jobs[f"{name} forgotten"] = job(CLASSES[name], borrowed, f"forgotten/{name}", forget_source=True)
-        jobs[f"{name} recalled"] = job(CLASSES[name], work / "forgotten" / name, f"recalled/{name}")
-    jobs["wider forgotten"] = job(
-        CLASSES[BASE], wider(saved[BASE], work / "wider"), "forgotten/wider", forget_source=True
-    )
-    jobs["wider recalled"] = job(CLASSES[BASE], work / "forgotten" / "wider", "recalled/wider")
+        jobs[f"{name} forgotten"] = job(CLASSES[name], borrowed, f"forgotten/{name}", name, forget_source=True)
+        jobs[f"{name} recalled"] = job(CLASSES[name], work / "forgotten" / name, f"recalled/{name}", name)
     broken = changed(saved[HEAD], work / "broken", without("norm.weight"))
     auto_class = CLASSES[HEAD]
     jobs |= {
@@ -226,8 +259,8 @@ def with_package(work, saved, planted, pictures):
         source = shutil.copytree(saved[name], work / "local" / name)
         for path in planted.glob("*.py"):
             shutil.copy(path, source)
-        arguments = dict(auto_class=CLASSES[name], source=source, target=work / "package" / name, pictures=pictures)
-        jobs[name] = reload_with_package, arguments
+        arguments = dict(auto_class=CLASSES[name], source=source, target=work / "package" / name)
+        jobs[name] = reload_with_package, dict(pictures=pictures[name], **arguments)
     return run(jobs, work / "package-user", installed=True, HF_HUB_OFFLINE="1")
 
 
@@ -238,25 +271,28 @@ def test_shipped_files_are_the_flat_files_of_the_package():
     assert sorted(SHIPPED_FILES) == sorted({path.name for path in PACKAGE_FOLDER.glob("*.py")} - {"__init__.py"})
 
 
-def test_the_auto_map_is_what_the_package_registers():
-    registered = {"AutoConfig": type(AutoConfig.for_model(ViTCustomConfig.model_type))}
+@pytest.mark.parametrize("config_class", [ViTCustomConfig, ViTCustomDualEncoderConfig])
+def test_the_auto_map_is_what_the_package_registers(config_class):
+    registered = {"AutoConfig": type(AutoConfig.for_model(config_class.model_type))}
     for name in (name for name in dir(transformers) if name.startswith("Auto")):
         mapping = getattr(getattr(transformers, name), "_model_mapping", {})
-        if ViTCustomConfig in mapping:
-            registered[name] = mapping[ViTCustomConfig]
+        if config_class in mapping:
+            registered[name] = mapping[config_class]
     assert {name: f"{kind.__module__}.{kind.__name__}" for name, kind in registered.items()} == {
-        name: f"modeling_vit_custom.{value}" for name, value in AUTO_MAP.items()
+        name: f"modeling_vit_custom.{value}" for name, value in auto_map(config_class.__name__).items()
     }
-    assert ViTCustomConfig.auto_classes == AUTO_MAP
+    assert config_class.auto_classes == auto_map(config_class.__name__)
 
 
-def test_the_auto_map_names_classes_of_shipped_files_and_all_are_tested_here():
-    for value in AUTO_MAP.values():
+def test_the_auto_maps_name_classes_of_shipped_files_and_all_are_tested_here():
+    named = {*AUTO_MAP.items(), *DUAL_ENCODER_AUTO_MAP.items()}
+    for _, value in named:
         module, class_name = value.split(".")  # two names: neither another repository's ("--") nor a folder's code
         assert f"{module}.py" in SHIPPED_FILES
         tree = ast.parse((PACKAGE_FOLDER / f"{module}.py").read_text())
         assert class_name in {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert {value.split(".")[1]: auto_class for auto_class, value in AUTO_MAP.items()} == CLASSES
+    tested = {(auto_class, name) for name, auto_class in CLASSES.items()} | {("AutoModel", DUAL)}
+    assert {(auto_class, value.split(".")[1]) for auto_class, value in named} == tested
 
 
 # Saved, pushed, loaded, saved again
@@ -268,10 +304,10 @@ def test_saving_writes_the_full_auto_map_and_every_shipped_file(name, saved):
     assert set(files) == {"config.json", *SHIPPED_FILES} | (set() if name.endswith("Config") else {"model.safetensors"})
     package = contents(PACKAGE_FOLDER)
     assert {file: files[file] for file in SHIPPED_FILES} == {file: package[file] for file in SHIPPED_FILES}
-    assert configuration(saved[name])["auto_map"] == AUTO_MAP
+    assert configuration(saved[name])["auto_map"] == auto_map(name)
 
 
-@everything_saved
+@everything_pushed
 def test_pushing_puts_on_the_hub_what_saving_puts_in_a_folder(name, saved, hub):
     assert pushed_contents(hub, repository(name)) == contents(saved[name])
 
@@ -281,11 +317,14 @@ def test_saving_with_push_to_hub_puts_the_same_there(name, saved, hub):
     assert pushed_contents(hub, f"{repository(name)}-saved") == contents(saved[name])
 
 
-@every_source
-@everything_saved
+@pytest.mark.parametrize(
+    ("name", "source"), [*((name, "folder") for name in AUTO_CLASSES), *((name, "hub") for name in PUSHED)]
+)
 def test_loaded_and_saved_again_the_files_are_equal_and_the_outputs_bit_equal(
-    name, source, saved, published, from_folder, from_hub, work
+    name, source, saved, published, from_folder, from_hub, work, record_property
 ):
+    if cell(name) is not None:
+        record_property("cell", (*cell(name), "", f"shipping by {source}"))
     stranger = (from_folder if source == "folder" else from_hub)[name]
     assert stranger["module"].startswith("transformers_modules.")
     assert contents(work / source / name) == contents(saved[name])
@@ -293,6 +332,10 @@ def test_loaded_and_saved_again_the_files_are_equal_and_the_outputs_bit_equal(
         assert stranger["warnings"] == []  # loading from a Hub, transformers says which code it downloads
     assert stranger.get("tensors") == published[name].get("tensors")
     assert stranger.get("outputs") == published[name].get("outputs")
+
+
+def test_two_towers_are_a_plain_model_too(from_folder, published):
+    assert from_folder["by AutoModel"]["outputs"] == published[DUAL]["outputs"]
 
 
 @every_source
@@ -315,17 +358,17 @@ def test_a_repository_is_saved_with_the_code_of_the_revision_that_was_loaded(sav
 
 
 @every_model
-def test_a_model_is_saved_whole_after_its_folder_is_gone(name, saved, published, from_folder, work):
-    assert from_folder[f"{name} forgotten"]["warnings"] == []
+def test_a_model_is_saved_after_its_folder_is_gone_and_each_file_lost_with_it_is_warned_of(
+    name, saved, published, from_folder, work
+):
+    """transformers keeps what the model imports; files of other heads are in the checkpoint alone."""
+    warnings, files = "\n".join(from_folder[f"{name} forgotten"]["warnings"]), contents(work / "forgotten" / name)
     assert not (work / "borrowed" / name).exists()
-    assert contents(work / "forgotten" / name) == contents(saved[name])
+    lost = contents(saved[name]).keys() - files.keys()
+    assert "modeling_vit_custom.py" not in lost
+    assert {file for file in SHIPPED_FILES if file in warnings.replace(str(work), "")} == lost
+    assert files == {file: value for file, value in contents(saved[name]).items() if file not in lost}
     assert from_folder[f"{name} recalled"]["outputs"] == published[name]["outputs"]
-
-
-def test_a_model_is_saved_after_its_folder_is_gone_and_a_file_lost_with_it_is_warned_of(published, from_folder):
-    (warning,) = from_folder["wider forgotten"]["warnings"]
-    assert "modeling_more.py" in warning
-    assert from_folder["wider recalled"]["outputs"] == published[BASE]["outputs"]
 
 
 def test_what_a_folder_lacks_is_not_taken_from_a_repository_of_the_same_name(from_hub, hub):
@@ -436,7 +479,7 @@ def load(name: str, folder: Path, **settings):
 
 
 def prefix(name: str) -> str:
-    return "" if name == BASE else "vit."
+    return {BASE: "", DUAL: "vision_model."}.get(name, "vit.")
 
 
 @PAIRS

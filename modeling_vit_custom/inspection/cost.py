@@ -43,9 +43,14 @@ def cost(config: ViTCustomConfig, image_size: int | Sequence[int] | None = None,
             costs[where, "downsampling"], grid = downsampling(config, run, stage, grid, pixels)
         stream = num_tokens(config, run, grid) * stage.hidden_size * run.size
         shared, masks = geometry_bytes(config, run, stage, grid)
+        places = config.layer_position_embeddings * (stage.depth - 1) * stage.hidden_size
+        if places:
+            vectors = config.num_positioned_prefix_tokens + learned_places(config)
+            costs[where, "positions between layers"] = Cost(places * vectors)
+            masks += places * num_tokens(config, run, grid) // run.batch_size * run.size  # drawn once, and kept
         for layer in range(stage.depth):
             # The stage's input stays alive all along.
-            held = pixels + shared + masks + (before or stream * (layer > 0))
+            held = pixels + shared + masks + (before or stream * (layer > 0)) + (stream if places and layer else 0)
             parts = layer_parts(config, run, stage, layer, grid, held)
             if run.checkpointing:
                 recomputed = max(recomputed, shared + sum(part.kept for part in parts.values()) - stream)
@@ -93,22 +98,27 @@ def image_grid(config: ViTCustomConfig, image: tuple[int, int]) -> Grid:
     return rows, columns
 
 
+def learned_places(config: ViTCustomConfig) -> int:
+    """How many patches the table of learned positions is for."""
+    rows, columns = config.position_grid or config.grid
+    return rows * columns
+
+
 def embeddings(config: ViTCustomConfig, run: Run, grid: Grid, pixels: int) -> dict[str, Cost]:
     """The convolution keeps the pixels, a LayerNorm the tokens."""
     width, patch = config.hidden_sizes[0], pair(config.patch_size)
     patches, tokens = run.batch_size * grid[0] * grid[1], num_tokens(config, run, grid)
     convolution = linear(patches, config.num_channels * patch[0] * patch[1], width, config.patch_bias)
-    rows, columns = config.position_grid or config.grid
-    learned = config.position_embedding == "learned"
-    vectors = len(config.prefix_tokens) + learned * (config.num_positioned_prefix_tokens + rows * columns)
+    learned, places = config.position_embedding == "learned", learned_places(config)
+    vectors = len(config.prefix_tokens) + learned * (config.num_positioned_prefix_tokens + places)
     normed = {"none": 0, "patches": patches, "tokens": tokens}[config.embeddings_norm]
     dropped = tokens * width * (config.embeddings_dropout_prob > 0)
     # The convolution's output stays alive to the end, and beside it the tokens, their positions and the sum.
     joined = tokens if config.prefix_tokens or config.embeddings_norm == "patches" else 0  # else a view of it
     before, positions = pixels + (patches + joined) * width * run.size, tokens // run.batch_size * width * run.size
     peak = before + positions + tokens * width * run.size
-    if learned and (rows, columns) != grid and run.size < run.precise:  # drawn on another grid in float32
-        peak = max(peak, before + (rows * columns + grid[0] * grid[1]) * width * run.precise)
+    if learned and tuple(config.position_grid or config.grid) != grid and run.size < run.precise:  # in float32
+        peak = max(peak, before + (places + grid[0] * grid[1]) * width * run.precise)
     kept = (normed * (width + 2) + dropped) * run.size
     return {
         "patch embedding": convolution + Cost(kept=pixels),

@@ -11,22 +11,28 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 from transformers import TrainingArguments
-from transformers import ViTImageProcessor
 
 from .data import DATASETS
+from .packages import DATA_DIR
+from .tasks import TASKS
 
 
 @dataclass
 class DataArguments:
     dataset: str = field(metadata={"help": "name of a built-in data set"})
+    data_dir: str = field(default=str(DATA_DIR), metadata={"help": "where `make data` has put the packages"})
+    dataset_settings: dict = field(default_factory=dict, metadata={"help": "settings of that data set"})
     split_seed: int = field(default=0, metadata={"help": "seed of the split into training and held-out images"})
     num_examples: int = field(default=10, metadata={"help": "held-out images kept beside the checkpoint"})
 
 
 @dataclass
 class ModelArguments:
-    config_overrides: dict = field(default_factory=dict, metadata={"help": "fields of ViTCustomConfig"})
-    processor_overrides: dict = field(default_factory=dict, metadata={"help": "settings of ViTImageProcessor"})
+    task: str = field(default="image-classification", metadata={"help": "what the model is for"})
+    init_from: str | None = field(default=None, metadata={"help": "a checkpoint's folder, whose encoder is kept"})
+    config_overrides: dict = field(default_factory=dict, metadata={"help": "fields of the configuration"})
+    processor_overrides: dict = field(default_factory=dict, metadata={"help": "settings of the image processor"})
+    collator_settings: dict = field(default_factory=dict, metadata={"help": "settings of what makes the batches"})
 
 
 @dataclass
@@ -56,15 +62,22 @@ def read_recipe(path: str | Path) -> Recipe:
             settings[key] = value = value or {}
         if isinstance(value, str) and "float" in str(known[key]):
             settings[key] = to_float(value, key, path)  # YAML 1.1 reads 3e-3, without a point, as text
-    refuse_unknown(settings.get("processor_overrides", {}), ViTImageProcessor().to_dict(), path)
+    name = settings.get("task", ModelArguments.task)
+    if name not in TASKS:
+        raise ValueError(f"{path} has `task: {name}`, which is none: choose one of {', '.join(TASKS)}.")
+    task = TASKS[name]
+    refuse_unknown(settings.get("processor_overrides", {}), task.processor_class().to_dict(), path)
+    refuse_unknown(settings.get("collator_settings", {}), task.collator_settings, path)
     return Recipe(Path(path), *HfArgumentParser(kinds).parse_dict(settings))
 
 
 def refuse_unknown(settings: dict[str, Any], known: Iterable[str], path: str | Path):
+    known = list(known)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1, cutoff=0)
-            raise ValueError(f"{path} has an unknown key `{key}`: did you mean `{near[0]}`?")
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+            hint = f"did you mean `{near[0]}`?" if near else "this task has none there."
+            raise ValueError(f"{path} has an unknown key `{key}`: {hint}")
 
 
 def to_float(value: str, key: str, path: str | Path) -> float | str:

@@ -1,70 +1,100 @@
-"""One recipe from start to end: data, model, Trainer, evaluation."""
+"""One recipe from start to end: data, model, Trainer, evaluation, the trivial baseline beside it."""
 
+import inspect
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import evaluate
-import numpy as np
 from datasets import Dataset
-from transformers import EvalPrediction
-from transformers import Trainer
-from transformers import ViTImageProcessor
+from datasets import DatasetDict
+from transformers import PreTrainedModel
 from transformers import set_seed
 
-from ..configuration_vit_custom import ViTCustomConfig
-from ..modeling_vit_custom import ViTCustomForImageClassification
+from .collators import Numbered
 from .data import DATASETS
-from .data import ImageCollator
 from .recipe import Recipe
+from .recipe import refuse_unknown
+from .tasks import TASKS
+from .tasks import Task
+from .trainer import ViTCustomTrainer
 
 
 @dataclass
 class Trained:
-    model: ViTCustomForImageClassification
-    image_processor: ViTImageProcessor
+    task: Task
+    model: PreTrainedModel
+    processor: Any
+    collate: Callable
     held_out: Dataset
-    metrics: dict[str, float]
+    class_names: list[str]  # none where a task has no classes
+    metrics: dict[str, float]  # without the prefix "eval_"
+    baseline: dict[str, float]
     num_train_images: int
     seconds: float
+
+
+def load_data(recipe: Recipe) -> DatasetDict:
+    """
+    Raises:
+        ValueError: the recipe names a data set that is not built in, a setting that it has not, or asks for more
+            examples than there are.
+        FileNotFoundError: its files are not there.
+    """
+    data = recipe.data
+    if data.dataset not in DATASETS:
+        raise ValueError(f"`dataset: {data.dataset}` is not built in: choose one of {', '.join(DATASETS)}.")
+    build = DATASETS[data.dataset]
+    settings = [name for name in inspect.signature(build).parameters if name not in ("seed", "data_dir")]
+    refuse_unknown(data.dataset_settings, settings, recipe.path)
+    splits = build(data.split_seed, Path(data.data_dir), **data.dataset_settings)
+    if data.num_examples > len(splits["test"]):
+        raise ValueError(f"`num_examples: {data.num_examples}` exceeds the {len(splits['test'])} held-out images.")
+    return splits
+
+
+def make_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
+    """A new model, or the recipe's checkpoint with a new head where it has none of this task's."""
+    settings = recipe.model.config_overrides
+    if recipe.model.init_from is None:
+        return task.model_class(task.config(splits, settings))
+    if not Path(recipe.model.init_from, "config.json").is_file():
+        raise FileNotFoundError(
+            f"`init_from: {recipe.model.init_from}` holds no checkpoint: run the recipe that makes it first."
+        )
+    return task.model_class.from_pretrained(recipe.model.init_from, **task.labels(splits) | settings)
 
 
 def train(recipe: Recipe) -> Trained:
     """Train on the recipe's data and evaluate on its held-out part. Writes nothing but Trainer's own files.
 
     Raises:
-        ValueError: the recipe names a data set that is not built in, or asks for more examples than there are.
+        ValueError, FileNotFoundError: as `load_data` and `make_model`.
+        FloatingPointError: the loss is no number; it names the rows.
     """
-    if recipe.data.dataset not in DATASETS:
-        raise ValueError(f"`dataset: {recipe.data.dataset}` is not built in: choose one of {', '.join(DATASETS)}.")
     start = time.perf_counter()
+    task = TASKS[recipe.model.task]
     set_seed(recipe.training.seed)
-    splits = DATASETS[recipe.data.dataset](recipe.data.split_seed)
-    if recipe.data.num_examples > len(splits["test"]):
-        raise ValueError(
-            f"`num_examples: {recipe.data.num_examples}` exceeds the {len(splits['test'])} held-out images."
-        )
-    labels = splits["train"].features["label"].names
-    id2label = dict(enumerate(labels))
-    settings: dict[str, Any] = {"problem_type": "single_label_classification", **recipe.model.config_overrides}
-    config = ViTCustomConfig(id2label=id2label, label2id={name: index for index, name in id2label.items()}, **settings)
-    image_processor = ViTImageProcessor(**recipe.model.processor_overrides)
-    accuracy = evaluate.load(str(Path(__file__).with_name("accuracy.py")))
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        return accuracy.compute(predictions=np.argmax(prediction.predictions, -1), references=prediction.label_ids)
-
-    model = ViTCustomForImageClassification(config)
-    trainer = Trainer(
+    splits = load_data(recipe)
+    model = make_model(recipe, task, splits)
+    config = model.config
+    processor = task.processor(config, splits, recipe.model.processor_overrides)
+    collate = task.collator(processor, config, recipe.model.collator_settings)
+    recipe.training.eval_do_concat_batches = task.concatenates
+    trainer = ViTCustomTrainer(
         model=model,
         args=recipe.training,
-        data_collator=ImageCollator(image_processor, config.num_labels),
-        train_dataset=splits["train"],
-        eval_dataset=splits["test"],
-        compute_metrics=compute_metrics,
+        data_collator=collate,
+        train_dataset=Numbered(splits["train"]),
+        eval_dataset=Numbered(splits["test"]),
+        compute_metrics=task.compute_metrics(processor, config),
+        preprocess_logits_for_metrics=task.select,
     )
     trainer.train()
-    metrics = trainer.evaluate()
+    evaluated = trainer.evaluate()
+    figures = {key.removeprefix("eval_"): value for key, value in evaluated.items() if key.startswith("eval_")}
     seconds = time.perf_counter() - start
-    return Trained(model, image_processor, splits["test"], metrics, len(splits["train"]), seconds)
+    baseline = task.baseline(splits, collate, config)
+    names, count = task.class_names(splits), len(splits["train"])
+    return Trained(task, model, processor, collate, splits["test"], names, figures, baseline, count, seconds)
