@@ -96,7 +96,7 @@ class ViTCustomForObjectDetection(ViTCustomPreTrainedModel):
     def __init__(self, config: ViTCustomConfig):
         super().__init__(config)
         self.vit = ViTCustomModel(config)
-        self.decoder = None
+        self.box_decoder = None
         num_classes = (config.num_labels or 0) + 1  # the last: no object
         self.class_labels_classifier: nn.Module
         if "detection" in config.prefix_tokens:  # CODEPATH: YOLOS
@@ -105,8 +105,8 @@ class ViTCustomForObjectDetection(ViTCustomPreTrainedModel):
             width = config.hidden_size
             self.class_labels_classifier = ViTCustomPredictor(width, num_classes)
         else:  # CODEPATH: DETR
-            self.decoder = ViTCustomDetectionDecoder(config)
-            width = self.decoder.norm.normalized_shape[0]
+            self.box_decoder = ViTCustomDetectionDecoder(config)
+            width = self.box_decoder.norm.normalized_shape[0]
             self.class_labels_classifier = nn.Linear(width, num_classes)
         self.bbox_predictor = ViTCustomPredictor(width, 4)
         self.loss_function = detection_loss
@@ -129,8 +129,8 @@ class ViTCustomForObjectDetection(ViTCustomPreTrainedModel):
     def queries(self, pixel_values: torch.Tensor, **kwargs) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
         """(B, C, H, W) -> (B, n, Q, D), the encoder's output: what classes and boxes are read from."""
         outputs = self.vit(pixel_values, return_dict=True, **kwargs)
-        if self.decoder is not None:
-            return self.decoder(self.vit.patch_map(outputs.last_hidden_state, pixel_values)), outputs
+        if self.box_decoder is not None:
+            return self.box_decoder(self.vit.patch_map(outputs.last_hidden_state, pixel_values)), outputs
         first, end = self.detection_tokens
         return self.vit.pooled_norm(outputs.last_hidden_state[:, None, first:end]), outputs
 

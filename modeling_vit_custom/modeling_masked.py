@@ -73,7 +73,9 @@ class ViTCustomForMaskedImageModeling(ViTCustomPixelModel):
         self.vit = ViTCustomModel(config)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.hidden_sizes[0]))
         self.block = total_stride(config)
-        self.decoder = nn.Conv2d(config.hidden_size, config.num_channels * self.block[0] * self.block[1], kernel_size=1)
+        self.pixel_head = nn.Conv2d(
+            config.hidden_size, config.num_channels * self.block[0] * self.block[1], kernel_size=1
+        )
         self.post_init()
 
     @torch.no_grad()
@@ -103,7 +105,7 @@ class ViTCustomForMaskedImageModeling(ViTCustomPixelModel):
         count: Any = kwargs.pop("num_items_in_batch", None)
         masking = Masking(hidden=bool_masked_pos, token=self.mask_token)
         outputs = self.vit(pixel_values, masking=masking, return_dict=True, **kwargs)
-        blocks = self.decoder(self.vit.patch_map(outputs.last_hidden_state, pixel_values))
+        blocks = self.pixel_head(self.vit.patch_map(outputs.last_hidden_state, pixel_values))
         reconstruction = fit(join_blocks(blocks, self.block), pixel_values.shape[2:])
         loss = None
         if bool_masked_pos is not None:
@@ -178,7 +180,7 @@ class ViTCustomForPreTraining(ViTCustomPixelModel):
             raise ValueError(problem)
         super().__init__(config)
         self.vit = ViTCustomModel(config)
-        self.decoder = ViTCustomPixelDecoder(config, make_decoder(config, "pixels"))
+        self.pixel_decoder = ViTCustomPixelDecoder(config, make_decoder(config, "pixels"))
         self.post_init()
 
     @torch.no_grad()
@@ -227,7 +229,7 @@ class ViTCustomForPreTraining(ViTCustomPixelModel):
         ids_restore: Any = order.argsort(dim=1)
         masking = Masking(visible=order[:, :visible])
         outputs = self.vit(pixel_values, masking=masking, return_dict=True, **kwargs)
-        logits = self.decoder(self.vit.pooled_norm(outputs.last_hidden_state), ids_restore, grid)
+        logits = self.pixel_decoder(self.vit.pooled_norm(outputs.last_hidden_state), ids_restore, grid)
         mask: Any = (ids_restore >= visible).float()
         exact = torch.promote_types(logits.dtype, torch.float32)
         target = patchify(pixel_values.to(exact), pair(self.config.patch_size))

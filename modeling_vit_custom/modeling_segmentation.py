@@ -158,7 +158,7 @@ class ViTCustomForSemanticSegmentation(ViTCustomPreTrainedModel):
             )
         self.vit = ViTCustomModel(config)
         # CODEPATH: Segmenter's Seg-*-Mask and its Seg-*
-        self.decoder = DECODER[config.segmentation_decoder](config)
+        self.mask_decoder = DECODER[config.segmentation_decoder](config)
         self.loss_function = segmentation_loss
         self.post_init()
 
@@ -184,7 +184,7 @@ class ViTCustomForSemanticSegmentation(ViTCustomPreTrainedModel):
         below, right = whole_side(self.config, height, 0) - height, whole_side(self.config, width, 1) - width
         pixel_values = nn.functional.pad(pixel_values, (0, right, 0, below))
         outputs = self.vit(pixel_values, return_dict=True, **kwargs)
-        masks = self.decoder(self.vit.patch_map(outputs.last_hidden_state, pixel_values))
+        masks = self.mask_decoder(self.vit.patch_map(outputs.last_hidden_state, pixel_values))
         masks = nn.functional.interpolate(masks, size=pixel_values.shape[2:], mode="bilinear", align_corners=False)
         return masks[:, :, :height, :width], outputs
 

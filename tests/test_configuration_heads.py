@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+import modeling_vit_custom
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.configuration_stages import DecoderSettings
@@ -17,6 +18,7 @@ from tests.support import fill
 from tests.support import picture
 from tests.support import tiny
 
+HEADS = ["ImageClassification", "MaskedImageModeling", "PreTraining", "SemanticSegmentation", "ObjectDetection"]
 REFUSED = {
     "num_queries": (0, "`num_queries` must be positive"),
     "decoder_hidden_size": (-4, "`decoder_hidden_size` must be positive"),
@@ -25,6 +27,11 @@ REFUSED = {
     "giou_cost": (-1, "`giou_cost` must not be negative"),
     "segmentation_decoder": ("linaer", "must be one of mask_transformer, linear"),
 }
+
+
+def make_head(kind: str):
+    with torch.device("meta"):
+        return getattr(modeling_vit_custom, f"ViTCustomFor{kind}")(tiny(decoder_hidden_size=32))
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -89,3 +96,11 @@ def test_the_grid_that_is_told_is_the_grid_that_comes(variant, size):
     rows, columns = grid_at(model.config, *size)
     assert tokens.shape[1] == len(model.config.prefix_tokens) + rows * columns
     assert patches.shape[2:] == (rows, columns)
+
+
+@pytest.mark.parametrize("other", HEADS)
+@pytest.mark.parametrize("head", HEADS)
+def test_no_head_takes_another_heads_weights_for_its_own(head, other):
+    """What two heads called alike would pass from a checkpoint of the one to the other, wherever shapes agree."""
+    names = [{name for name in make_head(kind).state_dict() if not name.startswith("vit.")} for kind in (head, other)]
+    assert head == other or not names[0] & names[1]

@@ -60,7 +60,7 @@ def test_a_preset_of_a_task_has_the_published_counts(name):
         shape = model.config.num_channels, *pair(model.config.image_size)
         counted = count_macs(model, 1, *shape) / 1e9
         if name.startswith("mae"):  # theirs predicts pixels for the class token too, and drops them
-            counted += model.decoder.prediction.weight.numel() / 1e9
+            counted += model.pixel_decoder.prediction.weight.numel() / 1e9
         assert f"{counted:.{len(macs.split('.')[1])}f}" == macs
 
 

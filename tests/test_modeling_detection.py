@@ -145,7 +145,7 @@ def test_the_decoder_is_detrs_given_the_same_memory_positions_and_queries(dtype,
     theirs = fill(DetrDecoder(config)).to(dtype)
     queries = formula("queries", torch.Size((6, 32))).to(dtype)
     model = fill(ViTCustomForObjectDetection(tiny(**detr_fields(config)))).to(dtype)
-    ours = model.decoder
+    ours = model.box_decoder
     heads = {name: tensor for name, tensor in model.state_dict().items() if "predictor" in name or "classifier" in name}
     projection = {f"model.input_projection.{k}": v for k, v in ours.input_projection.state_dict().items()}
     decoder = {f"model.decoder.{name}": tensor for name, tensor in theirs.state_dict().items()}
@@ -483,7 +483,7 @@ def test_forward_changes_nothing_and_every_parameter_learns(kind):
     assert not list(model.named_buffers())
     idle = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
     # DETR's first layer has only positions to tell its queries apart: there is nothing to say between them yet.
-    assert idle == ([] if kind == "yolos" else ["decoder.layers.0.self_attention.v_proj.weight"])
+    assert idle == ([] if kind == "yolos" else ["box_decoder.layers.0.self_attention.v_proj.weight"])
 
 
 @every_kind
@@ -492,10 +492,10 @@ def test_every_back_end_says_the_same_and_the_decoder_follows_a_change(kind):
     found = model(pixel_values=pixel_values).logits
     model.set_attn_implementation("eager")
     torch.testing.assert_close(model(pixel_values=pixel_values).logits, found, rtol=1e-6, atol=1e-6)
-    if model.decoder is not None:
-        attention = model.decoder.layers[0].cross_attention
+    if model.box_decoder is not None:
+        attention = model.box_decoder.layers[0].cross_attention
         assert attention.config._attn_implementation == "eager"
-        assert copy.deepcopy(model).decoder.layers[0].cross_attention.config.config is not model.config
+        assert copy.deepcopy(model).box_decoder.layers[0].cross_attention.config.config is not model.config
 
 
 @every_kind
@@ -535,5 +535,5 @@ def test_a_new_head_on_a_pretrained_encoder(kind, tmp_path):
         bound = (6 / sum(matrix.shape)) ** 0.5
         assert 0.9 * bound < matrix.abs().max() <= bound, name
     if kind != "yolos":
-        assert model.decoder.query_positions.detach().std() == pytest.approx(1, abs=0.2)
+        assert model.box_decoder.query_positions.detach().std() == pytest.approx(1, abs=0.2)
         assert (model(picture(1, 3, 32, 32)).pred_boxes.std(dim=1) > 5e-4).all()

@@ -541,7 +541,7 @@ def test_half_precision_by_dtype_and_under_autocast(decoder, dtype):
 def test_initial_values_are_the_documented_ones():
     set_seed(0)
     model = ViTCustomForSemanticSegmentation(tiny(hidden_sizes=[64], initializer_range=0.03, num_labels=40))
-    for key, parameter in model.decoder.named_parameters():
+    for key, parameter in model.mask_decoder.named_parameters():
         if parameter.ndim == 1:
             assert parameter.unique().tolist() == [1.0 if "norm" in key and key.endswith("weight") else 0.0], key
         else:
@@ -564,7 +564,7 @@ def test_what_is_saved_loads_equal_and_an_encoders_checkpoint_becomes_a_segmente
     grown, info = ViTCustomForSemanticSegmentation.from_pretrained(
         tmp_path / "encoder", segmentation_decoder=decoder, num_labels=7, output_loading_info=True
     )
-    assert all(key.startswith("decoder.") for key in info["missing_keys"])
+    assert all(key.startswith("mask_decoder.") for key in info["missing_keys"])
     assert {key: value.tolist() for key, value in grown.vit.state_dict().items()} == {
         key: value.tolist() for key, value in encoder.state_dict().items()
     }
@@ -574,7 +574,7 @@ def test_what_is_saved_loads_equal_and_an_encoders_checkpoint_becomes_a_segmente
 def test_a_later_change_of_the_attention_reaches_the_decoder():
     model = make()
     model.set_attn_implementation("eager")
-    attention = model.decoder.layers[0].attention
+    attention = model.mask_decoder.layers[0].attention
     assert attention.config._attn_implementation == "eager"
     model.config.decoder_dropout_prob = 0.5
     assert attention.config.window_size is None

@@ -12,14 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 from timm.layers.patch_embed import resample_patch_embed
 from transformers import AutoConfig
 from transformers import AutoModel
 from transformers import AutoModelForImageClassification
+from transformers import CLIPImageProcessor
+from transformers import DetrImageProcessor
 from transformers import PretrainedConfig
+from transformers import SegformerImageProcessor
+from transformers import VisionTextDualEncoderProcessor
 from transformers import ViTImageProcessor
+from transformers.image_transforms import center_to_corners_format
 
 import modeling_vit_custom
 from modeling_vit_custom import ViTCustomConfig
@@ -43,6 +49,7 @@ from tests.matrix import HEADS
 from tests.matrix import SIZES
 from tests.matrix import inputs
 from tests.matrix import make_config
+from tests.matrix import make_tokenizer
 from tests.matrix import overfit
 from tests.matrix import pictures as real_pictures
 from tests.matrix import without_targets
@@ -66,10 +73,14 @@ OF_FOLDERS = [auto_class for auto_class in AUTO_MAP if auto_class != "AutoBackbo
 PUSHED = CLASSES | dict.fromkeys(MEMBERS, CLASSES[HEAD])
 # How an object is made that is no plain ViT, see `publish`: classes with heads as the first cell that has them.
 MADE = {HEADS[head].class_name: dict(head=head, member=member) for head, member in reversed(CELLS) if member == "vit"}
-MADE = {name: made for name, made in MADE.items() if name != HEAD} | {member: dict(variant=member) for member in MEMBERS}
+MADE = {name: made for name, made in MADE.items() if name != HEAD} | {
+    member: dict(variant=member) for member in MEMBERS
+}
 MADE["ViTCustomDualEncoderConfig"] = MADE[DUAL]
 # Every head on every backbone, by itself in a folder: the others of the matrix.
-IN_FOLDERS = {f"{head} {member}": (head, member) for head, member in CELLS if dict(head=head, member=member) not in MADE.values()}
+IN_FOLDERS = {
+    f"{head} {member}": (head, member) for head, member in CELLS if dict(head=head, member=member) not in MADE.values()
+}
 AUTO_CLASSES = PUSHED | {name: HEADS[head].auto_class for name, (head, _) in IN_FOLDERS.items()}
 pytestmark = pytest.mark.xdist_group("shipping")  # the processes below are started once, not once a worker
 every_class = pytest.mark.parametrize("name", CLASSES)
@@ -162,7 +173,8 @@ def published(work, hub, pictures):
         return publish, dict(class_name=class_name, **where, **settings)
 
     jobs = {
-        name: job(name, name if name in CLASSES else HEAD, repo=repository(name), **MADE.get(name, {})) for name in PUSHED
+        name: job(name, name if name in CLASSES else HEAD, repo=repository(name), **MADE.get(name, {}))
+        for name in PUSHED
     }
     jobs |= {
         name: job(name, HEADS[head].class_name, head=head, member=member) for name, (head, member) in IN_FOLDERS.items()
@@ -249,6 +261,35 @@ def from_folder(work, saved, checkpoint, planted, pictures):
         "AutoBackbone": (load_backbone_of_a_folder, dict(source=planted)),
     }
     return run(jobs, work / "folder-stranger", HF_HUB_OFFLINE="1")
+
+
+TASKS = {
+    "image-segmentation": ("segmentation", SegformerImageProcessor),
+    "object-detection": ("detection", DetrImageProcessor),
+    "zero-shot-image-classification": ("image-text", CLIPImageProcessor),
+}
+SHOWN = 4  # which of the pictures of the matrix: the first with two objects
+
+
+@pytest.fixture(scope="module")
+def task_pipelines(work):
+    """Models that have learned the pictures of the matrix, and a stranger with a folder each."""
+    shown, size = real_pictures(*SIZES["native"]), dict(zip(("height", "width"), SIZES["native"], strict=True))
+    pixels = shown.pixel_values[SHOWN].movedim(0, 2).numpy()
+    Image.fromarray(((pixels + 1) * 127.5).round().astype("uint8")).save(work / "picture.png")
+    jobs = {}
+    for task, (head, processor_class) in TASKS.items():
+        folder = work / "tasks" / task
+        overfit(head, "vit", SIZES["native"])[0].save_pretrained(folder)
+        settings = {"do_center_crop": False} if processor_class is CLIPImageProcessor else {}
+        images = processor_class(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, **settings)
+        images.save_pretrained(folder)
+        given = dict(task=task, source=folder, target=work / "tasks" / f"{task}-again", picture=work / "picture.png")
+        if head == "image-text":
+            VisionTextDualEncoderProcessor(images, make_tokenizer()).save_pretrained(folder)
+            given["captions"] = shown.captions
+        jobs[task] = run_task_pipeline, given
+    return run(jobs, work / "tasks-stranger", HF_HUB_OFFLINE="1")
 
 
 @pytest.fixture(scope="module")
@@ -428,6 +469,48 @@ def test_pipelines_say_what_the_model_says_at_the_processors_size(checkpoint, fr
     assert answer["scores"] == answer["model's scores"]
     assert answer["vector"] == answer["model's vector"]
     assert contents(work / "pipelines") == contents(checkpoint)
+
+
+def test_the_segmentation_pipeline_draws_the_objects_as_the_model_does(task_pipelines):
+    answer, truth = task_pipelines["image-segmentation"], real_pictures(*SIZES["native"]).masks[SHOWN]
+    classes = torch.tensor(answer["model's classes"])
+    assert {label: torch.tensor(mask).tolist() for label, mask in answer["masks"].items()} == {
+        f"LABEL_{number}": (classes == number).tolist() for number in classes.unique().tolist()
+    }
+    assert (classes == truth).float().mean() > 0.95
+    assert classes.unique().tolist() == truth.unique().tolist()
+
+
+def test_the_detection_pipeline_finds_the_objects_where_the_model_does(task_pipelines):
+    answer, truth = task_pipelines["object-detection"], real_pictures(*SIZES["native"]).objects[SHOWN]
+    scores, boxes = torch.tensor(answer["scores"])[:, :-1].max(dim=1), torch.tensor(answer["boxes"])
+    corners = center_to_corners_format(boxes) * SIZES["native"][0]
+    found = {
+        f"LABEL_{scores.indices[query]}": (scores.values[query].item(), corners[query].long().tolist())
+        for query in (scores.values > 0.5).nonzero().flatten().tolist()
+    }
+    said = {row["label"]: (row["score"], [*row["box"].values()]) for row in answer["said"]}
+    assert said == found
+    right = (center_to_corners_format(truth["boxes"]) * SIZES["native"][0]).tolist()
+    assert said.keys() == {f"LABEL_{digit}" for digit in truth["class_labels"].tolist()}
+    for digit, box in zip(truth["class_labels"].tolist(), right, strict=True):
+        assert said[f"LABEL_{digit}"][1] == pytest.approx(box, abs=3)
+
+
+def test_the_zero_shot_pipeline_chooses_the_caption_as_the_model_does(task_pipelines):
+    answer, captions = task_pipelines["zero-shot-image-classification"], real_pictures(*SIZES["native"]).captions
+    said = {row["label"]: row["score"] for row in answer["said"]}
+    assert [said[caption] for caption in captions] == pytest.approx(answer["scores"], rel=1e-6, abs=1e-9)
+    assert max(said, key=said.get) == captions[SHOWN]
+    assert said[captions[SHOWN]] > 0.9
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_pipeline_saves_what_it_was_loaded_from(task, task_pipelines, work):
+    task_pipelines[task].keys()
+    first, again = contents(work / "tasks" / task), contents(work / "tasks" / f"{task}-again")
+    for name in ("config.json", "model.safetensors", *SHIPPED_FILES):
+        assert again[name] == first[name], name
 
 
 def test_loaded_at_another_patch_size_the_kernel_is_resampled(saved, from_folder, work):

@@ -166,12 +166,12 @@ def detr_tables(config: ViTCustomConfig) -> dict[str, Table]:
         tables[spelling] = [
             row(
                 "model.query_position_embeddings.weight",
-                "decoder.query_positions",
+                "box_decoder.query_positions",
                 reshape((config.num_queries, -1), (1, config.num_queries, -1)),
             ),
-            row("model.input_projection.{p}", "decoder.input_projection.{p}"),
-            *layer("model.decoder.layers.{n}.", "decoder.layers.{n}.", names),
-            row("model.decoder.layernorm.{p}", "decoder.norm.{p}"),
+            row("model.input_projection.{p}", "box_decoder.input_projection.{p}"),
+            *layer("model.decoder.layers.{n}.", "box_decoder.layers.{n}.", names),
+            row("model.decoder.layernorm.{p}", "box_decoder.norm.{p}"),
             *HEADS,
             *kept("model.backbone.{rest}", "model.encoder.{rest}"),
         ]

@@ -62,7 +62,7 @@ def simmim(base: Callable[[ViTCustomConfig, bool], dict[str, Table]], module: st
     """The tables of an encoder below `module`, whose mask token is our head's, with the map to pixels."""
 
     def tables(config: ViTCustomConfig) -> dict[str, Table]:
-        head = [row(f"{module}embeddings.mask_token", "mask_token"), row("decoder.0.{p}", "decoder.{p}")]
+        head = [row(f"{module}embeddings.mask_token", "mask_token"), row("decoder.0.{p}", "pixel_head.{p}")]
         return {spelling: [*head, *prefixed(table, module, "vit.")] for spelling, table in base(config, False).items()}
 
     return tables
@@ -74,8 +74,11 @@ def mae(config: ViTCustomConfig) -> dict[str, Table]:
     Its way back to the older names renames the decoder's "layers." as if they were the encoder's.
     """
     ends = [
-        row("decoder.mask_token", "decoder.mask_token"),
-        *(row(f"decoder.decoder_{theirs}.{{p}}", f"decoder.{ours}.{{p}}") for theirs, ours in MAE_MODULES.items()),
+        row("decoder.mask_token", "pixel_decoder.mask_token"),
+        *(
+            row(f"decoder.decoder_{theirs}.{{p}}", f"pixel_decoder.{ours}.{{p}}")
+            for theirs, ours in MAE_MODULES.items()
+        ),
         *kept(POSITIONS),
     ]
     spellings = {
@@ -88,7 +91,7 @@ def mae(config: ViTCustomConfig) -> dict[str, Table]:
         spelling: [
             *prefixed(encoder[base], "vit.", "vit."),
             *ends,
-            *names.layer(layers, "decoder.layers.{n}.", modules),
+            *names.layer(layers, "pixel_decoder.layers.{n}.", modules),
         ]
         for spelling, (base, layers, modules) in spellings.items()
     }

@@ -87,7 +87,7 @@ def tables(config: ViTCustomConfig) -> dict[str, Table]:
             row("decoder_norm.{p}", "norm.{p}"),
             row("mask_norm.{p}", "mask_norm.{p}"),
         ]
-    return {"original": [*prefixed(encoder, ours="vit."), *prefixed(decoder, "decoder.", "decoder.")]}
+    return {"original": [*prefixed(encoder, ours="vit."), *prefixed(decoder, "decoder.", "mask_decoder.")]}
 
 
 def segmenter_from_original(
