@@ -122,7 +122,7 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
     needs is in the checkpoint itself, for a Hub repository at the commit that names the folder this file runs from.
     A file that is lost there too is warned of: weights in the middle of a training matter more than it does.
     """
-    here = Path(__file__).parent
+    here, lost = Path(__file__).parent, []
     commit = here.name if re.fullmatch("[0-9a-f]{40}", here.name) else None
     for name in SHIPPED_FILES:
         source, target = here / name, Path(folder, name)
@@ -136,7 +136,9 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
             if not target.exists() or not source.samefile(target):
                 shutil.copyfile(source, target)
         except OSError as error:
-            logger.warning(f"{folder} lacks {name}, put it there before you share the folder: {error}")
+            lost.append(f"{name} ({error})")
+    if lost:
+        logger.warning(f"{folder} lacks files of code; put them there before you share the folder: {'; '.join(lost)}")
 
 
 def save_with_code(config, save: Callable, save_directory: str | os.PathLike, push_to_hub: bool, **kwargs):
