@@ -7,12 +7,11 @@ Runs that are already in runs/learning are not repeated: delete a folder there t
 
 import argparse
 import json
-import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from statistics import mean
-
-from train import main as train
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
@@ -54,9 +53,19 @@ def run(name: str, seed: int, runs: Path):
     folder = runs / f"{name}-{seed}"
     if (folder / "metrics.json").is_file():
         return
-    start = ["--init_from", str(runs / f"fashion_mnist_mae-{seed}/checkpoint")] if name == TUNED else []
-    recipe = os.path.relpath(recipe_of(name))
-    train([recipe, "--seed", str(seed), "--output_dir", str(folder), *start])
+    start = ["--init_from", str((runs / f"fashion_mnist_mae-{seed}/checkpoint").resolve())] if name == TUNED else []
+    recipe = str(recipe_of(name).relative_to(ROOT))
+    command = [
+        sys.executable,
+        "scripts/train.py",
+        recipe,
+        "--seed",
+        str(seed),
+        "--output_dir",
+        str(folder.resolve()),
+        *start,
+    ]
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def recipe_of(name: str) -> Path:
