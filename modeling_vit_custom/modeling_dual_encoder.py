@@ -134,7 +134,7 @@ class ViTCustomDualEncoder(ViTCustomPreTrainedModel):
                 "checkpoint, or, where only the pooler is missing, another `text_pooling` than 'pooler_output'."
             )
         model: Any = cls(config, vision_model, text_model)
-        return model.to(dtype)
+        return model.to(dtype).eval()
 
     def get_input_embeddings(self) -> nn.Module:
         """The text tower's: `resize_token_embeddings` makes room for new words."""
@@ -191,8 +191,8 @@ class ViTCustomDualEncoder(ViTCustomPreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
         return_loss: bool = True,
+        token_type_ids: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CLIPOutput | tuple:
@@ -212,7 +212,7 @@ class ViTCustomDualEncoder(ViTCustomPreTrainedModel):
         images: Any = self.get_image_features(pixel_values, **kwargs)
         texts: Any = self.get_text_features(input_ids, attention_mask, position_ids, token_type_ids, **kwargs)
         image_embeds, text_embeds = (nn.functional.normalize(out.pooler_output, dim=1) for out in (images, texts))
-        together = self.training and num_processes() > 1
+        together = return_loss and self.training and num_processes() > 1
         scale = CappedScale.apply(self.logit_scale, together)
         logits_per_text, loss = similarity(text_embeds, image_embeds, scale, self.logit_bias), None
         if return_loss and len(image_embeds) == len(text_embeds):

@@ -40,6 +40,7 @@ from modeling_vit_custom.modeling_contrastive import CappedScale
 from modeling_vit_custom.modeling_contrastive import contrastive_loss
 from modeling_vit_custom.modeling_contrastive import pool_text
 from modeling_vit_custom.modeling_contrastive import similarity
+from modeling_vit_custom.training.trainer import ViTCustomTrainer
 from tests.conversion_support import BOUNDS
 from tests.conversion_support import MLP
 from tests.conversion_support import relative
@@ -208,30 +209,6 @@ def test_tensors_that_are_no_clips_are_listed():
     with pytest.raises(ValueError, match=r"missing from the source: text_projection\.weight") as error:
         heads_dual.as_ours(theirs.config, tensors)
     assert "in the source, not in the model: odd" in str(error.value)
-
-
-# open_clip's model_profile.csv
-SIZES = {
-    151_277_313: (768, 12, 12, 32, 224, 512, 8),
-    149_620_737: (768, 12, 12, 16, 224, 512, 8),
-    427_616_513: (1024, 24, 16, 14, 224, 768, 12),
-    427_944_193: (1024, 24, 16, 14, 336, 768, 12),
-}
-
-
-@pytest.mark.parametrize("count", SIZES)
-def test_clips_have_as_many_parameters_as_the_original(count):
-    width, depth, heads, patch, side, text, text_heads = SIZES[count]
-    vision = dict(hidden_sizes=[width], depths=[depth], num_attention_heads=[heads], patch_size=patch, image_size=side)
-    vision |= dict(layer_norm_eps=1e-5, **VARIANTS["clip"])
-    settings = dict(hidden_size=text, num_attention_heads=text_heads, num_hidden_layers=12, intermediate_size=4 * text)
-    config = ViTCustomDualEncoderConfig(
-        vision_config=vision,
-        text_config=dict(model_type="clip_text_model", max_position_embeddings=77, **settings),
-        projection_dim=text,
-    )
-    with torch.device("meta"):
-        assert ViTCustomDualEncoder(config).num_parameters() == count
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -779,7 +756,7 @@ def test_a_new_model_has_the_weights_of_both_towers(name, towers, tmp_path):
     assert all(torch.equal(tensor, theirs[key]) for key, tensor in model.text_model.state_dict().items())
     assert model.visual_projection.weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
     assert model.logit_scale.item() == pytest.approx(2.6592)
-    answer = model.eval()(**batch(9, 5))
+    answer = model(**batch(9, 5))
     model.save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
     again, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -944,7 +921,8 @@ def test_what_a_clean_process_saves_is_whole(elsewhere, folder):
         assert (again / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_a_plain_trainer_trains_and_evaluates_it(tmp_path):
+@pytest.mark.parametrize("trainer_class", [transformers.Trainer, ViTCustomTrainer])
+def test_a_trainer_trains_and_evaluates_it(trainer_class, tmp_path):
     """Without being told of `return_loss`; an evaluation keeps the embeddings alone."""
     inputs = batch(9, 5, 7, 3, 8, 6)
     rows = [{name: tensor[n] for name, tensor in inputs.items()} for n in range(6)]
@@ -954,7 +932,7 @@ def test_a_plain_trainer_trains_and_evaluates_it(tmp_path):
     )  # fmt: skip
     model = dual()
     before = copy.deepcopy(model.state_dict())
-    trainer = transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+    trainer = trainer_class(model, arguments, train_dataset=rows, eval_dataset=rows)
     trainer.train()
     assert not any(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     expected = [model.eval()(**part(inputs, *three)) for three in ((0, 1, 2), (3, 4, 5))]

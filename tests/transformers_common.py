@@ -9,6 +9,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -45,7 +46,13 @@ class Numbers(NamedTuple):
 
 
 PYRAMID = {"hidden_sizes": [16, 32], "num_attention_heads": [2, 4]}
-# Each suite: which of `tests.support.VARIANTS`, its numbers, and what is changed.
+DECODER = {
+    "decoder_hidden_size": 32,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 4,
+    "num_queries": 5,
+}
+# Each suite (those of heads have their own model classes): which of `tests.support.VARIANTS`, its numbers, and what is changed.
 MEMBERS: dict[str, tuple[str, Numbers, dict]] = {
     "vit": ("vit", Numbers(1 + 4 * 4, 17), {}),
     "deit": ("deit", Numbers(2 + 4 * 4, 18), {}),
@@ -53,6 +60,10 @@ MEMBERS: dict[str, tuple[str, Numbers, dict]] = {
     "pit": ("pit", Numbers(2 + 7 * 7, 51, 16, 2), {**PYRAMID, "depths": [1, 1]}),
     "dinov2": ("dinov2", Numbers(2 + 4 * 4, 18), {}),
     "dinov3": ("dinov3", Numbers(3 + 4 * 4, 19), {}),
+    "heads on vit": ("vit", Numbers(1 + 4 * 4, 17), DECODER),
+    "heads on swin": ("swin", Numbers(16 * 16, 3 * 3, 16, 2, 3), {**PYRAMID, **DECODER, "depths": [2, 1]}),
+    "pre-training on vit": ("vit", Numbers(1 + 4, 5), {**DECODER, "mask_ratio": 0.75}),
+    "dual encoder": ("vit", Numbers(17, 17), {}),
     "vit backbone": ("vit", Numbers(17, 17), {"out_indices": [1, 2]}),
     "swin backbone": ("swin", Numbers(256, 9), {"out_indices": [1, 3]}),
     "pit backbone": ("pit", Numbers(51, 51), {"out_indices": [1, 3]}),
@@ -131,20 +142,35 @@ def put_stand_ins(tests: Path):
 
 def make_test_cases() -> dict[str, type[unittest.TestCase]]:
     """The suites on our classes, in the form that transformers gives each of its own models, one for each member."""
+    import torch
     from transformers.models.auto import modeling_auto
 
     from modeling_vit_custom import ViTCustomBackbone
     from modeling_vit_custom import ViTCustomConfig
+    from modeling_vit_custom import ViTCustomDualEncoder
+    from modeling_vit_custom import ViTCustomDualEncoderConfig
     from modeling_vit_custom import ViTCustomForImageClassification
+    from modeling_vit_custom import ViTCustomForMaskedImageModeling
+    from modeling_vit_custom import ViTCustomForObjectDetection
+    from modeling_vit_custom import ViTCustomForPreTraining
+    from modeling_vit_custom import ViTCustomForSemanticSegmentation
     from modeling_vit_custom import ViTCustomModel
+    from modeling_vit_custom.checkpoint_files import AUTO_MAP
+    from modeling_vit_custom.checkpoint_files import DUAL_ENCODER_AUTO_MAP
+    from modeling_vit_custom.configuration_stages import grid_at
+    from tests.matrix import make_config
     from tests.support import VARIANTS
     from tests.support import picture
     from tests.support import tiny
 
     # The suite looks heads up by class name, in tables that `Auto*.register` does not fill: tests would pass idly.
-    modeling_auto.MODEL_MAPPING_NAMES["vit_custom"] = "ViTCustomModel"
-    modeling_auto.MODEL_FOR_BACKBONE_MAPPING_NAMES["vit_custom"] = "ViTCustomBackbone"
-    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES["vit_custom"] = "ViTCustomForImageClassification"
+    for model_type, auto_map in (("vit_custom", AUTO_MAP), ("vit_custom_dual_encoder", DUAL_ENCODER_AUTO_MAP)):
+        for auto_class, value in auto_map.items():
+            task = re.sub(r"(?<!^)(?=[A-Z])", "_", auto_class.removeprefix("AutoModel").removeprefix("Auto")).upper()
+            table = {"": "MODEL", "BACKBONE": "MODEL_FOR_BACKBONE", "FOR_PRE_TRAINING": "MODEL_FOR_PRETRAINING"}
+            names = f"{table.get(task, f'MODEL_{task}')}_MAPPING_NAMES"
+            if auto_class != "AutoConfig":
+                getattr(modeling_auto, names)[model_type] = value.split(".")[1]
 
     modeling = importlib.import_module(f"{PACKAGE}.test_modeling_common")
     backbones = importlib.import_module(f"{PACKAGE}.test_backbone_common")
@@ -170,6 +196,23 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
             shape = (self.batch_size, self.num_channels, self.image_size, self.image_size)
             return self.get_config(), {"pixel_values": picture(*shape)}
 
+    class PreTrainingTester(Tester):
+        """The noise is given: otherwise no two calls would hide the same patches."""
+
+        def prepare_config_and_inputs_for_common(self):
+            config, inputs = super().prepare_config_and_inputs_for_common()
+            return config, inputs | {"noise": picture(self.batch_size, 4 * 4)}
+
+    class DualEncoderTester(Tester):
+        def get_config(self):
+            return make_config("image-text", "vit")
+
+        def prepare_config_and_inputs_for_common(self):
+            config, inputs = super().prepare_config_and_inputs_for_common()
+            words = torch.arange(self.batch_size * 7).view(self.batch_size, 7) % 10 + 4
+            words[:, -1] = config.text_config.eos_token_id
+            return config, inputs | {"input_ids": words, "attention_mask": torch.ones_like(words)}
+
     class Models(modeling.ModelTesterMixin):
         all_model_classes = (ViTCustomModel, ViTCustomForImageClassification, ViTCustomBackbone)
         test_resize_embeddings = False  # of a vocabulary
@@ -183,6 +226,38 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
         def test_attention_outputs(self):
             self.model_tester.seq_length = self.model_tester.attention_length
             super().test_attention_outputs()
+
+    class Heads(Models):
+        all_model_classes = (
+            ViTCustomForMaskedImageModeling,
+            ViTCustomForSemanticSegmentation,
+            ViTCustomForObjectDetection,
+        )
+
+        def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+            """The original hides no patch, which we refuse, and knows nothing of boxes."""
+            inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+            config, batch = self.model_tester.get_config(), self.model_tester.batch_size
+            if return_labels and model_class is ViTCustomForMaskedImageModeling:
+                rows, columns = grid_at(config, *inputs["pixel_values"].shape[2:], stage=0)
+                inputs["bool_masked_pos"] = (torch.arange(rows * columns) % 2).expand(batch, -1)
+            if return_labels and model_class is ViTCustomForObjectDetection:
+                box = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.25, 0.5]])}
+                inputs["labels"] = [dict(box) for _ in range(batch)]
+            return inputs
+
+    class PreTraining(Models):
+        all_model_classes = (ViTCustomForPreTraining,)
+
+    class DualEncoders(modeling.ModelTesterMixin):
+        all_model_classes = (ViTCustomDualEncoder,)
+        test_resize_embeddings = False
+        _is_composite = True
+
+        def test_config(self):
+            configuration.ConfigTester(
+                self, config_class=ViTCustomDualEncoderConfig, has_text_modality=False, projection_dim=16
+            ).run_common_tests()
 
     class PyramidConfig(ViTCustomConfig):
         """By default a pyramid: the suite looks at a configuration without settings, and asks for four maps of it."""
@@ -198,12 +273,15 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
         def config_class(self):
             return PyramidConfig if "downsample" in self.model_tester.settings else ViTCustomConfig
 
+    kinds = {"heads on": (Heads, Tester), "pre-training": (PreTraining, PreTrainingTester)}
+    kinds |= {"dual encoder": (DualEncoders, DualEncoderTester)}
     cases = {}
     for member, (variant, numbers, settings) in MEMBERS.items():
-        mixin = Backbones if "out_indices" in settings else Models
+        chosen = [kind for start, kind in kinds.items() if member.startswith(start)]
+        mixin, tester = chosen[0] if chosen else (Backbones if "out_indices" in settings else Models, Tester)
 
-        def set_up(self, variant=variant, numbers=numbers, settings=settings):
-            self.model_tester = Tester(variant, numbers, **settings)
+        def set_up(self, tester=tester, variant=variant, numbers=numbers, settings=settings):
+            self.model_tester = tester(variant, numbers, **settings)
 
         cases[member] = type("ViTCustomModelTest", (mixin, unittest.TestCase), {"setUp": set_up})
     return cases
