@@ -130,8 +130,9 @@ def problems(config) -> Iterator[str]:
             f"`text_config` is an encoder with a decoder, {type(config.text_config).__name__}, which would need a text "
             "to write: take a model that only reads, such as BERT, CLIP's text model or GPT-2."
         )
-    if not hasattr(config.text_config, "hidden_size"):
-        yield f"`text_config` has no `hidden_size`: {type(config.text_config).__name__} does not describe a text model."
+    for name in ("hidden_size", "vocab_size"):
+        if not hasattr(config.text_config, name):
+            yield f"`text_config` has no `{name}`: {type(config.text_config).__name__} does not describe a text model."
     for name, allowed in WORDS.items():
         if getattr(config, name) not in allowed:
             yield f"`{name}` must be one of {', '.join(allowed)}; got {getattr(config, name)!r}."

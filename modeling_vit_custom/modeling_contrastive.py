@@ -44,13 +44,19 @@ def check_captions(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_po
             f"Captions of {input_ids.shape[1]} tokens are longer than the {num_positions} positions of the text tower: "
             f"tokenise with truncation=True, max_length={num_positions}."
         )
-    if input_ids.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    if input_ids.max() >= vocab_size:
+    if attention_mask.shape != input_ids.shape:
         raise ValueError(
-            f"Token {int(input_ids.max())} is not among the {vocab_size} that the text tower knows: take its own "
-            "tokenizer, or call `resize_token_embeddings(len(tokenizer))`."
+            f"`attention_mask` must be as `input_ids`, {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}: "
+            "take both from one call of the tokenizer."
         )
+    if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel():
+        return
+    for token in (int(input_ids.max()), int(input_ids.min())):
+        if not 0 <= token < vocab_size:
+            raise ValueError(
+                f"Token {token} is not among the {vocab_size} that the text tower knows: take its own tokenizer, or call "
+                "`resize_token_embeddings(len(tokenizer))`."
+            )
     if not attention_mask.any(dim=1).all():
         empty = int(attention_mask.any(dim=1).int().argmin())
         raise ValueError(f"Caption {empty} of the batch has no tokens: leave out pairs without a caption.")

@@ -34,9 +34,16 @@ def corners(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat((centre - size / 2, centre + size / 2), dim=1)
 
 
+def identity(value):
+    """A number where it is a tensor's, else as it is."""
+    return value.tolist()[0] if isinstance(value, torch.Tensor) and value.ndim else value
+
+
 def image_name(index: int, target: Any) -> str:
     """An image of a batch, as a person finds it."""
-    return f"Image {index} of the batch" + (f" (image_id {int(target['image_id'])})" if "image_id" in target else "")
+    return f"Image {index} of the batch" + (
+        f" (image_id {identity(target['image_id'])})" if "image_id" in target else ""
+    )
 
 
 def check_targets(labels: Any, num_labels: int):

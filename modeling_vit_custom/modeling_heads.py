@@ -138,7 +138,10 @@ def classification_loss(labels, logits, config, num_items_in_batch=None, **kwarg
     labels, logits = labels.to(logits.device), logits.to(torch.promote_types(logits.dtype, torch.float32))
     if problem_type == "single_label_classification":
         labels = labels.reshape(-1).long()
-        losses, count = nn.functional.cross_entropy(logits, labels, reduction="sum"), (labels != -100).sum()
+        losses, count = (
+            nn.functional.cross_entropy(logits, labels, reduction="sum"),
+            (labels != -100).sum().clamp(min=1),
+        )
     else:
         labels = labels.reshape(logits.shape).to(logits.dtype)
         if problem_type == "soft_label_classification":

@@ -24,7 +24,7 @@ scored by its frequency; chance; the mean colour of the visible pixels; each pat
 It counts as learned where the mean over the seeds beats that answer by more than twice the spread: the
 difference between the best and the worst seed. Losses are better when lower.
 """
-DETAILS, CERTIFIED = ("iou_", "map", "caption", "image"), ("hardware", "versions", "commit")
+DETAILS = ("iou_", "map", "caption", "image")
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -107,10 +107,9 @@ def page(found: dict[str, list[dict]]) -> str:
     for name, runs in found.items():
         rest = [f"{key} {value:.4f}" for key, value in runs[0]["reached"].items() if key.startswith(DETAILS)]
         lines += [f"{name}, seed {runs[0]['seed']}: {', '.join(rest)}.", ""] if rest else []
-    certificates = {tuple(run["certificate"][key] for key in CERTIFIED) for runs in found.values() for run in runs}
-    lines += [
-        f"<sub>{'; '.join(', '.join(certificate) for certificate in sorted(certificates))}; `make learning`.</sub>"
-    ]
+    certificates = [run["certificate"] for runs in found.values() for run in runs]
+    told = ["; ".join(sorted({one[key] for one in certificates})) for key in ("hardware", "versions", "commit")]
+    lines += [f"<sub>{', '.join(told[:2])}; commits {told[2]} (+: with changes); `make learning`.</sub>"]
     return "\n".join(lines) + "\n"
 
 

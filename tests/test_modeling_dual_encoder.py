@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -492,7 +493,8 @@ def scaled(name: str) -> ViTCustomDualEncoder:
 def work(rank: int, folder: str):
     """A process of two: its gradients of each case, what it says to unequal batches, an evaluation that one runs."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    meeting = dict(init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    distributed.init_process_group("gloo", **meeting, timeout=timedelta(minutes=5))  # who waits alone is not left to it
     found, whole = {}, batch(*LENGTHS, dtype=torch.float64)
     own = part(whole, *range(3 * rank, 3 * rank + 3))
     for name in PROCESSES:
@@ -748,6 +750,8 @@ def test_a_new_model_has_the_weights_of_both_towers(name, towers, tmp_path):
     settings = dict(text_pooling=pooling, contrastive_loss=loss, projection_dim=24)
     model = ViTCustomDualEncoder.from_vision_text_pretrained(towers / "vision", towers / text, **settings)
     assert model.config.text_pooling == pooling
+    assert model.config.vision_config is model.vision_model.config  # what is saved is what is used
+    assert model.config.text_config is model.text_model.config
     vision = ViTCustomModel.from_pretrained(towers / "vision").state_dict()
     assert all(torch.equal(tensor, vision[key]) for key, tensor in model.vision_model.state_dict().items())
     theirs = transformers.AutoModel.from_pretrained(towers / text)

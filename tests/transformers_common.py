@@ -8,6 +8,7 @@ import argparse
 import functools
 import importlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -52,7 +53,7 @@ DECODER = {
     "decoder_num_attention_heads": 4,
     "num_queries": 5,
 }
-# Each suite (those of heads have their own model classes): which of `tests.support.VARIANTS`, its numbers, and what is changed.
+# Each suite: which of `tests.support.VARIANTS`, its numbers, and what is changed; heads are suites of their own.
 MEMBERS: dict[str, tuple[str, Numbers, dict]] = {
     "vit": ("vit", Numbers(1 + 4 * 4, 17), {}),
     "deit": ("deit", Numbers(2 + 4 * 4, 18), {}),
@@ -62,7 +63,7 @@ MEMBERS: dict[str, tuple[str, Numbers, dict]] = {
     "dinov3": ("dinov3", Numbers(3 + 4 * 4, 19), {}),
     "heads on vit": ("vit", Numbers(1 + 4 * 4, 17), DECODER),
     "heads on swin": ("swin", Numbers(16 * 16, 3 * 3, 16, 2, 3), {**PYRAMID, **DECODER, "depths": [2, 1]}),
-    "pre-training on vit": ("vit", Numbers(1 + 4, 5), {**DECODER, "mask_ratio": 0.75}),
+    "pre-training on vit": ("vit", Numbers(1 + 4, 5), {**DECODER, "mask_ratio": 0.7}),
     "dual encoder": ("vit", Numbers(17, 17), {}),
     "vit backbone": ("vit", Numbers(17, 17), {"out_indices": [1, 2]}),
     "swin backbone": ("swin", Numbers(256, 9), {"out_indices": [1, 3]}),
@@ -169,7 +170,7 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
             task = re.sub(r"(?<!^)(?=[A-Z])", "_", auto_class.removeprefix("AutoModel").removeprefix("Auto")).upper()
             table = {"": "MODEL", "BACKBONE": "MODEL_FOR_BACKBONE", "FOR_PRE_TRAINING": "MODEL_FOR_PRETRAINING"}
             names = f"{table.get(task, f'MODEL_{task}')}_MAPPING_NAMES"
-            if auto_class != "AutoConfig":
+            if auto_class != "AutoConfig" and (task or model_type == "vit_custom"):  # base models are not trained there
                 getattr(modeling_auto, names)[model_type] = value.split(".")[1]
 
     modeling = importlib.import_module(f"{PACKAGE}.test_modeling_common")
@@ -188,6 +189,7 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
         def __init__(self, variant: str, numbers: Numbers, **settings):
             self.settings = VARIANTS[variant] | settings
             self.__dict__.update(numbers._asdict())
+            self.num_masks, self.mask_length = 4, math.prod(tiny(**self.settings).grid)
 
         def get_config(self):
             return tiny(**self.settings | {"initializer_range": 0.1})  # at 0.02 attention is all but uniform
@@ -204,8 +206,12 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
             return config, inputs | {"noise": picture(self.batch_size, 4 * 4)}
 
     class DualEncoderTester(Tester):
+        """Its text tower is CLIP's."""
+
         def get_config(self):
-            return make_config("image-text", "vit")
+            config = make_config("image-text", "vit")
+            config.text_config.num_hidden_layers = self.num_hidden_layers
+            return config
 
         def prepare_config_and_inputs_for_common(self):
             config, inputs = super().prepare_config_and_inputs_for_common()
@@ -253,6 +259,11 @@ def make_test_cases() -> dict[str, type[unittest.TestCase]]:
         all_model_classes = (ViTCustomDualEncoder,)
         test_resize_embeddings = False
         _is_composite = True
+
+        def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+            """Some tests make captions alone."""
+            inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels)
+            return inputs | {"pixel_values": picture(len(inputs["input_ids"]), 3, 32, 32)}
 
         def test_config(self):
             configuration.ConfigTester(

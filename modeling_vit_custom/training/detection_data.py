@@ -56,7 +56,7 @@ class DetectionCollator:
             dict(bbox=box, category_id=category, area=box[2] * box[3], iscrowd=0)
             for box, category in zip(objects["bbox"], objects["category"], strict=True)
         ]
-        target = dict(image_id=image_id, annotations=annotations)
+        target = dict(image_id=image_id if isinstance(image_id, int) else position, annotations=annotations)
         made = self.image_processor(image, annotations=target, do_pad=False, return_tensors="pt")
         (pixels,), (labels,) = made["pixel_values"], made["labels"]
         if not pixels.isfinite().all():

@@ -100,7 +100,7 @@ def mean_colour_error(batches: Iterable[dict[str, torch.Tensor]], config: Any) -
 
 
 def flat_patch_error(batches: Iterable[dict[str, torch.Tensor]], config: Any) -> float:
-    """MAE's loss of an answer that knows of each patch its own mean colour: more than any model is told."""
+    """MAE's loss of an answer that knows of each patch its own mean: more than any model is told."""
     total = count = 0.0
     for batch in batches:
         target = patchify(batch["pixel_values"], pair(config.patch_size))

@@ -49,6 +49,12 @@ def load_data(recipe: Recipe) -> DatasetDict:
     settings = [name for name in inspect.signature(build).parameters if name not in ("seed", "data_dir")]
     refuse_unknown(data.dataset_settings, settings, recipe.path)
     splits = build(data.split_seed, Path(data.data_dir), **data.dataset_settings)
+    task = TASKS[recipe.model.task]
+    if lacking := [name for name in task.columns if name not in splits["train"].column_names]:
+        raise ValueError(
+            f"`task: {task.name}` needs {', '.join(lacking)}, which `dataset: {data.dataset}` has not: choose another "
+            f"of {', '.join(DATASETS)}."
+        )
     if data.num_examples > len(splits["test"]):
         raise ValueError(f"`num_examples: {data.num_examples}` exceeds the {len(splits['test'])} held-out images.")
     return splits

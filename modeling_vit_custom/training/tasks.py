@@ -53,6 +53,7 @@ class Task(ABC):
     metric: str  # the one figure of a run
     higher_is_better = True
     collator_settings: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ("image",)  # that a data set must have
     concatenates = True  # the evaluated batches are one; boxes of an image stay apart from the next image's
 
     def config(self, splits: DatasetDict, settings: dict[str, Any]) -> Any:
@@ -98,7 +99,7 @@ def named(names: list[str]) -> dict[str, Any]:
 
 
 class ImageClassification(Task):
-    name, metric = "image-classification", "accuracy"
+    name, metric, columns = "image-classification", "accuracy", ("image", "label")
     model_class = ViTCustomForImageClassification
 
     def config(self, splits, settings):
@@ -159,7 +160,7 @@ class PreTraining(Task):
         return PreTrainingCollator(processor, config, **settings)
 
     def baseline(self, splits, collate, config):
-        """Each patch is its own mean colour, which is 0 under `norm_pix_loss`; else the mean of the training pixels."""
+        """Each patch is flat: of its own mean, which no model is told."""
         return {"loss": metrics.flat_patch_error(batches(Numbered(splits["test"]), collate), config)}
 
     def draw(self, model, processor, collate, rows, held_out):
@@ -174,7 +175,7 @@ class PreTraining(Task):
 
 
 class SemanticSegmentation(Task):
-    name, metric = "image-segmentation", "mean_iou"
+    name, metric, columns = "image-segmentation", "mean_iou", ("image", "mask", "objects")
     model_class, processor_class = ViTCustomForSemanticSegmentation, SegformerImageProcessor
 
     def class_names(self, splits):
@@ -211,6 +212,7 @@ class SemanticSegmentation(Task):
 
 class ObjectDetection(Task):
     name, metric, concatenates = "object-detection", "map_50", False
+    columns = ("image", "objects", "width", "height")
     model_class, processor_class = ViTCustomForObjectDetection, DetrImageProcessor
 
     def class_names(self, splits):
@@ -251,7 +253,7 @@ class ObjectDetection(Task):
 
 class ImageText(Task):
     name, metric = "zero-shot-image-classification", "caption_recall_5"
-    collator_settings = ("truncation",)
+    columns, collator_settings = ("image", "caption"), ("truncation",)
     model_class, processor_class = ViTCustomDualEncoder, CLIPImageProcessor
 
     def config(self, splits, settings):

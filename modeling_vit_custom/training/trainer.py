@@ -83,13 +83,18 @@ class ViTCustomTrainer(Trainer):
     def count(self, batch: dict[str, Any]) -> torch.Tensor:
         """-> () or (n): the items of one batch."""
         model: Any = self.accelerator.unwrap_model(self.model)
+        self.row_ids = batch.get(ROW_IDS, self.row_ids)
         return model.count_items(**{key: value for key, value in batch.items() if key != ROW_IDS})
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         """Called by Trainer with the batches of an optimizer step, or with one of an evaluation."""
         if not (self.counts and batch_samples):
             return super()._get_num_items_in_batch(batch_samples, device)
-        counts = torch.stack([self.count(batch).to(device) for batch in batch_samples]).sum(0)
+        try:
+            counts = torch.stack([self.count(batch).to(device) for batch in batch_samples]).sum(0)
+        except ValueError as error:  # of boxes that cannot be meant
+            error.add_note(f"The batch is of {self.rows_in_words()}.")
+            raise
         if self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts, reduction="sum")
         self.num_items = counts
