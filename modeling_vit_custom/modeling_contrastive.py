@@ -54,8 +54,8 @@ def check_captions(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_po
     for token in (int(input_ids.max()), int(input_ids.min())):
         if not 0 <= token < vocab_size:
             raise ValueError(
-                f"Token {token} is not among the {vocab_size} that the text tower knows: take its own tokenizer, or call"
-                " `resize_token_embeddings(len(tokenizer))`."
+                f"Token {token} is not among the {vocab_size} that the text tower knows: take its own tokenizer, "
+                "or call `resize_token_embeddings(len(tokenizer))`."
             )
     if not attention_mask.any(dim=1).all():
         empty = int(attention_mask.any(dim=1).int().argmin())
