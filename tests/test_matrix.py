@@ -21,6 +21,7 @@ from tests.matrix import tensors
 from tests.matrix import without_targets
 from tests.support import fill
 
+OLD_TORCH = torch.__version__.startswith("2.6.")
 every_cell = pytest.mark.parametrize(("head", "member"), CELLS)
 every_size = pytest.mark.parametrize("size", SIZES)
 native_now = pytest.mark.parametrize(
@@ -34,6 +35,8 @@ def cell(request, record_property):
     column = request.node.function.__name__.removeprefix("test_").replace("_", " ")
     given = {name: request.node.callspec.params.get(name, "") for name in ("head", "member", "size")}
     record_property("cell", (*given.values(), column))
+    if OLD_TORCH and given["head"] == "image-text" and column in ("compiling", "exporting"):
+        request.applymarker(pytest.mark.xfail(reason="torch 2.6 cannot trace CLIP's text tower of transformers 5.5"))
 
 
 @pytest.fixture
