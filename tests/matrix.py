@@ -203,7 +203,7 @@ HEADS = {
         dict(num_labels=NUM_DIGITS + 1, segmentation_decoder="linear"),
         pixel_classes,
         learning_rate=1e-2,
-        num_steps=70,
+        num_steps=80,
         finer=2,
     ),
     "detection": Head(
@@ -282,7 +282,7 @@ def overfit(head: str, member: str, size: tuple[int, int]) -> tuple[PreTrainedMo
     model = make(head, member).train()
     given = inputs(head, model.config, size)
     rate, steps = HEADS[head].learning_rate, HEADS[head].num_steps
-    optimizer = AdamW(model.parameters(), lr=rate, betas=(0.8, 0.95), weight_decay=0)
+    optimizer = AdamW(model.parameters(), lr=rate, betas=(0.8, 0.95), weight_decay=0, fused=True)
     schedule = OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.6, cycle_momentum=False)
     losses = []
     for _ in range(steps):

@@ -662,7 +662,7 @@ def test_the_pipeline_of_a_stranger_gives_masks_of_the_pictures_size(tmp_path):
     assert found["module"].startswith("transformers_modules.")
     assert set(map(tuple, found["sizes"])) == {(75, 50)}
     assert found["areas"] == found["classes"]
-    assert len(found["areas"]) > 2
+    assert len(found["areas"]) >= 2
     assert sum(found["areas"].values()) == 75 * 50
 
 

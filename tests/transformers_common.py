@@ -332,6 +332,13 @@ def seed_uninitialised_parameter():
     ViTCustomPreTrainedModel._init_weights = wrong
 
 
+def seed_uninitialised_head():
+    from modeling_vit_custom import ViTCustomForPreTraining
+    from modeling_vit_custom import ViTCustomPreTrainedModel
+
+    ViTCustomForPreTraining._init_weights = ViTCustomPreTrainedModel._init_weights
+
+
 def seed_missing_hidden_state():
     from modeling_vit_custom import ViTCustomModel
 
@@ -376,6 +383,7 @@ FAULTS = {
     "undeclared_sdpa": ("vit", seed_undeclared_sdpa),
     "undeclared_checkpointing": ("vit", seed_undeclared_checkpointing),
     "uninitialised_parameter": ("vit", seed_uninitialised_parameter),
+    "uninitialised_head": ("pre-training on vit", seed_uninitialised_head),
     "missing_hidden_state": ("vit", seed_missing_hidden_state),
     "forgotten_biases": ("swin", seed_forgotten_biases),
     "missing_map": ("pit backbone", seed_missing_map),
