@@ -17,7 +17,7 @@ help:
 	@echo "make data         fetch the Debian packages that hold the other data sets into data/ (450 MB, no root needed)"
 	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
 	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
-	@echo "make test-matrix  parity at real size, and every head on every backbone at every size: an hour or two"
+	@echo "make test-matrix  parity at real size, every head on every backbone, every supported version: two hours"
 	@echo "make speed        members beside transformers' and timm's models, timed in turns, into docs/speed.md"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
 	@echo "make learning     the recipes of every head over three seeds, into docs/learning.md: an hour or two"
@@ -71,12 +71,14 @@ test-oldest: $(OLDEST)/.ready
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup --record $(ARGS)
 
 # What is too heavy for every run: models of real size beside other libraries', into docs/parity.md; and every head on
-# every backbone at every size, also by torch's compiler, which needs a C++ compiler, into docs/matrix.md.
+# every backbone at every size, also by torch's compiler, which needs a C++ compiler, into docs/matrix.md; and what is
+# saved today in every supported version of transformers, which pip fetches into .cache (1.3 GB), into docs/versions.md.
 MATRIX := tests/test_matrix.py tests/test_shipping.py tests/test_transformers_common.py
-test-matrix: setup
+test-matrix: setup $(OLDEST)/.ready
 	$(BIN)/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity tests/test_full_size.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "" --record-matrix $(MATRIX) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m full_size --record-versions tests/test_versions.py $(ARGS)
 
 # Members beside transformers' and timm's models, taking turns; into docs/speed.md. The machine should be idle.
 speed: setup

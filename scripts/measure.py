@@ -3,12 +3,14 @@
     make results
 
 Sizes of every preset; its largest difference from timm's and transformers' model as docs/parity.md has it (`make
-test-matrix`); and the quickstart over several seeds. Takes minutes on two cores.
+test-matrix`); and the quickstart over several seeds. And which presets have a twin there, into docs/twins.md. Takes
+minutes on two cores.
 """
 
 import argparse
 import re
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ import torch
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.configuration_checks import pair
+from modeling_vit_custom.conversion import twin_rows
 from modeling_vit_custom.inspection import birth_certificate
 from modeling_vit_custom.inspection import count_macs
 from modeling_vit_custom.inspection import count_parameters
@@ -72,6 +75,7 @@ def main(argv: list[str] | None = None):
     table = first_screen + note
     (ROOT / "README.md").write_text(re.sub(marked, lambda m: m[1] + table + m[2], readme, flags=re.DOTALL))
     print((ROOT / "docs/results.md").read_text())
+    write_twins()
 
 
 def preset_row(path: Path) -> str:
@@ -85,6 +89,21 @@ def preset_row(path: Path) -> str:
     pattern = rf"^\| {path.stem} \| (timm|transformers)-\S+ \| [^|]+ \| (\S+) \|"
     found |= dict(re.findall(pattern, measured, flags=re.MULTILINE))
     return f"| {path.stem} | {sizes} | {found['timm']} | {found['transformers']} |\n"
+
+
+def write_twins():
+    """The table of docs/twins.md."""
+    page = ROOT / "docs/twins.md"
+    made = " and ".join(f"{name} {version(name)}" for name in ("transformers", "timm"))
+    table = f"With {made}; written by `make results`.\n\n{twin_table()}"
+    marked = r"(<!-- twins -->\n).*?(<!-- end of twins -->)"
+    page.write_text(re.sub(marked, lambda m: m[1] + table + m[2], page.read_text(), flags=re.DOTALL))
+
+
+def twin_table() -> str:
+    presets = sorted((ROOT / "configs/models").glob("*.json")) + sorted((ROOT / "configs/models/heads").glob("*.json"))
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in twin_rows(presets))
+    return f"| preset | in transformers | in timm | why not |\n|---|---|---|---|\n{rows}"
 
 
 def quickstart(seed: int) -> tuple[float, float]:

@@ -10,10 +10,10 @@ import argparse
 import json
 from pathlib import Path
 
-from modeling_vit_custom.hub import render_card
 from modeling_vit_custom.hub import run_folder
+from modeling_vit_custom.hub import sha256
+from modeling_vit_custom.hub import write_card
 from modeling_vit_custom.inspection import birth_certificate
-from modeling_vit_custom.inspection import count_parameters
 from modeling_vit_custom.training import Trained
 from modeling_vit_custom.training import read_recipe
 from modeling_vit_custom.training import train
@@ -43,25 +43,24 @@ def main(argv: list[str] | None = None) -> Path:
         model.save_pretrained(checkpoint)
         trained.processor.save_pretrained(checkpoint)
         certificate = birth_certificate(f"python scripts/train.py {arguments.recipe}")
-        card = render_card(
-            ROOT / "model_card.md",
-            model_name=f"vit-custom-{name}",
+        figures = dict(
+            license="apache-2.0",
             task=task.name,
             dataset=recipe.data.dataset,
-            metrics={task.metric: trained.metrics[task.metric]},
-            baseline=trained.baseline[task.metric],
-            labels=trained.class_names,
-            num_parameters=count_parameters(model),
             num_train_images=trained.num_train_images,
             num_test_images=len(trained.held_out),
-            recipe=recipe.path.name,
+            metric=task.metric,
+            reached=trained.metrics,
+            baseline=trained.baseline,
+            weights={path.name: sha256(path) for path in checkpoint.glob("*.safetensors")},
+            seed=recipe.training.seed,
             seconds=trained.seconds,
             certificate=certificate,
+            recipe=recipe.path.name,
+            recipe_text=recipe.path.read_text(encoding="utf-8"),
         )
-        (checkpoint / "README.md").write_text(card, encoding="utf-8")
-        figures = dict(seed=recipe.training.seed, seconds=trained.seconds, certificate=certificate)
-        figures |= dict(metric=task.metric, reached=trained.metrics, baseline=trained.baseline)
         (partial / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_card(checkpoint, ROOT / "model_card.md", repo=f"owner/vit-custom-{name}", metrics=figures)
         save_examples(partial, trained, recipe.data.num_examples)
     print(f"\n{task.metric} on {len(trained.held_out)} held-out images: {trained.metrics[task.metric]:.4f}")
     print(f"of a trivial answer: {trained.baseline[task.metric]:.4f}; {trained.seconds:.0f} s.")

@@ -9,6 +9,7 @@ top: for most jobs our package must not be there.
 import contextlib
 import gc
 import hashlib
+import io
 import json
 import logging
 import os
@@ -26,10 +27,12 @@ import transformers
 from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
+from safetensors.torch import save_file
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 PACKAGE = "modeling_vit_custom"
+LIBRARIES = ("transformers", "torch", "huggingface_hub", "tokenizers")
 
 
 class Answer(dict):
@@ -39,7 +42,9 @@ class Answer(dict):
         raise AssertionError(f"No {key!r} came from the clean process:\n{self.get('traceback')}")
 
 
-def run(jobs: dict[str, tuple], work: Path, installed: bool = False, **environment: str) -> dict[str, Answer]:
+def run(
+    jobs: dict[str, tuple], work: Path, installed: bool = False, python: str | Path = sys.executable, **environment: str
+) -> dict[str, Answer]:
     """{name: (job, arguments)} -> {name: answer}, one after the other. `installed`: our package can be imported."""
     work.mkdir(exist_ok=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
@@ -47,7 +52,7 @@ def run(jobs: dict[str, tuple], work: Path, installed: bool = False, **environme
     own = dict(HF_HOME=str(work / "home"), CUDA_VISIBLE_DEVICES="")  # the two sides compute on the same device
     order = {name: (job.__name__, arguments) for name, (job, arguments) in jobs.items()}
     done = subprocess.run(
-        [sys.executable, "-P", __file__, json.dumps([order, installed], default=str)],
+        [python, "-P", __file__, json.dumps([order, installed], default=str)],
         cwd=work,
         env=kept | quiet | own | environment,
         stdin=subprocess.DEVNULL,  # nobody answers when transformers asks whether to trust
@@ -72,6 +77,7 @@ def main(order: dict, installed: bool):
                 answer = globals()[job](**arguments)
             except BaseException:
                 answer = {"traceback": traceback.format_exc()}
+            answer["versions"] = {name: __import__(name).__version__ for name in LIBRARIES}
             Path(f"{name}.json").write_text(json.dumps(answer))
             os._exit(0)
         os.wait()
@@ -119,10 +125,11 @@ def describe_tensors(made: torch.nn.Module) -> dict[str, dict[str, str]]:
     return {"tensors": {name: digest(tensor) for name, tensor in made.state_dict().items()}}
 
 
-def describe(made, pictures: str) -> dict:
+def describe(made, pictures: str, folder: str) -> dict:
     """Where the class comes from and, for a model, each tensor and each output for each set of inputs.
 
-    `pictures` is a file of tensors named `<set>/<argument of the forward>`.
+    `pictures` is a file of tensors named `<set>/<argument of the forward>`. The outputs themselves come to lie beside
+    the `folder` that the model was saved in.
     """
     description = {"module": type(made).__module__}
     if isinstance(made, torch.nn.Module):
@@ -132,9 +139,17 @@ def describe(made, pictures: str) -> dict:
             size, name = key.split("/")
             inputs.setdefault(size, {})[name] = tensor
         with torch.no_grad():
-            description["outputs"] = {
-                size: {name: digest(value) for name, value in made(**given).items()} for size, given in inputs.items()
-            }
+            outputs = {size: dict(made(**given).items()) for size, given in inputs.items()}
+        description["outputs"] = {
+            size: {name: digest(value) for name, value in values.items()} for size, values in outputs.items()
+        }
+        numbered = {
+            f"{size}/{name}/{number}": tensor.contiguous().clone()
+            for size, values in outputs.items()
+            for name, value in values.items()
+            for number, tensor in enumerate(leaves(value))
+        }
+        save_file(numbered, f"{folder}-outputs.safetensors")
     return description
 
 
@@ -159,7 +174,7 @@ def publish(class_name: str, folder: str, pictures: str, repo: str | None = None
     if repo is not None:
         made.push_to_hub(repo)
         made.save_pretrained(f"{folder}-pushed", push_to_hub=True, repo_id=f"{repo}-saved")
-    return describe(made, pictures)
+    return describe(made, pictures, folder)
 
 
 def move_on(repo: str, file: str) -> dict:
@@ -198,7 +213,7 @@ def reload(
         if forget_source:
             shutil.rmtree(source)
         made.save_pretrained(target)
-    return describe(made, pictures) | {"warnings": warnings}
+    return describe(made, pictures, target) | {"warnings": warnings}
 
 
 def reload_with_package(**arguments) -> dict:
@@ -282,6 +297,95 @@ def run_task_pipeline(task: str, source: str, target: str, picture: str, caption
     if task == "object-detection":
         return {"said": said, "scores": outputs.logits[0].softmax(-1).tolist(), "boxes": outputs.pred_boxes[0].tolist()}
     return {"said": said, "scores": outputs.logits_per_image[0].softmax(-1).tolist()}
+
+
+def push_twins(repo: str, branches: dict[str, list[tuple[str, str]]]) -> dict:
+    """Folders into a repository: {branch: [(folder, where in the repository)]}."""
+    api = HfApi()
+    api.create_repo(repo)
+    for branch, folders in branches.items():
+        if branch != "main":
+            api.create_branch(repo, branch=branch)
+        for folder, where in folders:
+            api.upload_folder(repo_id=repo, folder_path=folder, path_in_repo=where, revision=branch)
+    return {}
+
+
+def load_twins(twins: dict[str, dict[str, Any]]) -> dict:
+    """Load each by its library's own function and nobody's trust, and run it on a file of inputs; its outputs go into
+    the file `answers`. Without `given` it is no model: all that it says of itself."""
+    found = {}
+    for name, twin in twins.items():
+        with warnings_logged() as warnings:
+            if twin["loader"] == "timm":
+                made = __import__("timm").create_model(twin["source"], pretrained=True).eval()
+            else:
+                made = getattr(transformers, twin["loader"]).from_pretrained(twin["source"], **twin.get("settings", {}))
+        found[name] = {"class": type(made).__name__, "module": type(made).__module__, "warnings": warnings}
+        if "given" not in twin:
+            found[name]["says"] = made(make_picture(), return_tensors="pt").pixel_values.tolist()
+            continue
+        inputs = load_file(twin["given"])
+        with torch.no_grad():
+            outputs = made(inputs["pixel_values"]) if twin["loader"] == "timm" else made(**inputs)
+        named = {"output": outputs} if isinstance(outputs, torch.Tensor) else dict(outputs.items())
+        kept = {key: part.contiguous() for key, part in named.items() if isinstance(part, torch.Tensor)}
+        save_file(kept, twin["answers"])
+    return found
+
+
+def ask_twins(classifier: str, dual_encoder: str, captions: list[str]) -> dict:
+    """What pipelines say of a picture, without trust, and what the tokenizer makes of captions."""
+    classify = transformers.pipeline("image-classification", model=classifier, device="cpu")
+    match = transformers.pipeline("zero-shot-image-classification", model=dual_encoder, device="cpu")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(dual_encoder)
+    said = match(make_picture(), candidate_labels=captions, hypothesis_template="{}")
+    return {
+        "classes": {row["label"]: row["score"] for row in classify(make_picture(), top_k=99)},
+        "captions": {row["label"]: row["score"] for row in said},
+        "tokens": tokenizer(captions, padding=True)["input_ids"],
+    }
+
+
+def push_folder(folder: str, repo: str, tag: str) -> dict:
+    """A folder as it is, and a tag."""
+    api = HfApi()
+    api.create_repo(repo)
+    commit = api.upload_folder(repo_id=repo, folder_path=folder)
+    api.create_tag(repo, tag=tag)
+    return {"commit": commit.oid}
+
+
+def run_text(text: str) -> dict:
+    """Run a document's code beside a picture; what it prints."""
+    make_picture().save("image.png")
+    printed = io.StringIO()
+    with warnings_logged() as warnings, contextlib.redirect_stdout(printed):
+        exec(compile(text, "card", "exec"), {})
+    report = "classifier"  # of a new head, which is what the code asks for
+    return {"printed": printed.getvalue(), "warnings": [line for line in warnings if report not in line]}
+
+
+def train_with_push_to_hub(repo: str, output: str) -> dict:
+    """What somebody does who has our package and a plain Trainer of transformers'."""
+    from modeling_vit_custom import ViTCustomConfig
+    from modeling_vit_custom import ViTCustomForImageClassification
+
+    config = ViTCustomConfig(
+        image_size=8, patch_size=4, hidden_sizes=[16], depths=[1], num_attention_heads=[2], num_labels=3
+    )
+    rows = [{"pixel_values": torch.ones(3, 8, 8) * n, "labels": n % 3} for n in range(6)]
+    trainer = transformers.Trainer(
+        model=ViTCustomForImageClassification(config),
+        args=transformers.TrainingArguments(
+            output_dir=output, push_to_hub=True, hub_model_id=repo, max_steps=2, report_to="none", save_strategy="no"
+        ),
+        train_dataset=rows,
+        processing_class=transformers.ViTImageProcessor(size=dict(height=8, width=8)),
+    )
+    trainer.train()
+    trainer.push_to_hub()
+    return describe_tensors(trainer.model)
 
 
 if __name__ == "__main__":

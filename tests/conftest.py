@@ -1,12 +1,15 @@
 """`pytest --record` writes the run's outcome into docs/tested_versions.md, a row for each version of transformers;
 `pytest -m full_size --record-parity` writes how far full-size presets are from other libraries' into docs/parity.md;
-`--record-matrix` writes which head passes what on which backbone into docs/matrix.md. `make test-matrix` does both.
+`--record-matrix` writes which head passes what on which backbone into docs/matrix.md; `--record-versions` writes which
+versions load what the pinned ones saved into docs/versions.md. `make test-matrix` does these three.
 """
 
 import platform
 import re
 import time
 from importlib.metadata import version
+
+from packaging.version import Version
 
 from modeling_vit_custom.inspection import birth_certificate
 from tests.support import ROOT
@@ -54,6 +57,33 @@ reasons in `tests/test_transformers_common.py`, and any other outcome is a failu
 | suite | as listed | passed | skipped | idle | failed |
 |---|---|---:|---:|---:|---:|
 {suites}"""
+VERSIONS = ROOT / "docs" / "versions.md"
+VERSIONS_HEAD = """# The versions
+
+What the versions below save in a folder, and push to a Hub on this machine, is loaded in clean processes by
+`trust_remote_code=True` with other versions: the oldest transformers and the last patch release of each minor since,
+with huggingface_hub and tokenizers as pip chooses them, beside one torch; and the first and the last of them beside
+the oldest torch. In folders: every head on every backbone, the bare model, the backbone, both configurations, and
+three more members of the family; on the Hub: each class once, and those members. Loaded from a folder without a word,
+all tensors and all outputs, at two or three image sizes, are equal to the bit; with another torch, an output may
+differ by 1e-5 of its largest value. Saved again, the files are equal to the bit but for the version that
+`config.json` names. Seconds: one import of torch and transformers, then all checkpoints loaded, run and saved.
+Written by `make test-matrix`.
+
+{birth}
+| transformers | torch | huggingface_hub | tokenizers | by folder | by Hub | outputs | seconds |
+|---|---|---|---|---:|---:|---|---:|
+{rows}
+{failures}## Weights that are initialised anew in silence
+
+After loading, transformers runs `_init_weights` on custom code, and what it writes in place overwrites what was
+loaded, without a word ([#46620](https://github.com/huggingface/transformers/issues/46620)). This happens in 5.0 and
+5.1 to every module; in 5.2 to modules with buffers or without a loaded `weight`; from 5.3 to 5.12, so in versions of
+this table, to classes loaded by their own `from_pretrained` and no Auto class; and up to 5.24 to a module that lacks
+one of its tensors. The models here write by `transformers.initialization`, which leaves loaded tensors as they are,
+register no buffers, and refuse a checkpoint without a backbone's tensor. 5.0 to 5.3 are below the floor, where this
+code cannot even be imported.
+"""
 COLUMNS = (
     "checkpointing",
     "compiling",
@@ -70,6 +100,7 @@ CERTIFICATE = birth_certificate("pytest --record")  # of the tree as the run fou
 def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="write the outcome into docs/tested_versions.md")
     parser.addoption("--record-matrix", action="store_true", help="write the outcomes into docs/matrix.md")
+    parser.addoption("--record-versions", action="store_true", help="write the outcomes into docs/versions.md")
     parser.addoption("--record-parity", action="store_true", help="write the differences into docs/parity.md")
 
 
@@ -113,6 +144,37 @@ def write_matrix(reports):
     )
 
 
+def write_versions(reports):
+    """A row for each pair of versions, a line for each failure."""
+    rows, failures = {}, []
+    for report in reports:
+        properties, passed = dict(report.user_properties), report.outcome == "passed"
+        if not passed:
+            failures.append(f"- {report.nodeid.partition('[')[2].rstrip(']')}: {reason(report)}")
+        if "versions" in properties:
+            versions, source, seconds = properties["versions"]
+            key = tuple(Version(version) for version in versions.values())
+            row = rows.setdefault(key, {"folder": [], "hub": [], "seconds": seconds, "differences": []})
+            row[source].append(passed)
+            row["differences"] += [properties["difference"]] if "difference" in properties else []
+    table = [
+        [
+            *(version.public for version in versions),
+            *(f"{sum(row[source])} of {len(row[source])}" for source in ("folder", "hub")),
+            f"differ by {max(row['differences']):.0e}" if row["differences"] else "bit-equal",
+            round(row["seconds"]),
+        ]
+        for versions, row in sorted(rows.items())
+    ]
+    VERSIONS.write_text(
+        VERSIONS_HEAD.format(
+            birth=f"{birth()}- commit: {CERTIFICATE['commit']}\n",
+            rows="".join(f"| {' | '.join(map(str, row))} |\n" for row in table),
+            failures="".join(f"{line}\n" for line in ["## Failures\n", *sorted(failures), ""]) if failures else "",
+        )
+    )
+
+
 def reason(report) -> str:
     """The first line of what went wrong."""
     crash = getattr(report.longrepr, "reprcrash", None)
@@ -138,6 +200,10 @@ def pytest_terminal_summary(terminalreporter, config):
         write_parity(terminalreporter.getreports("passed"))
     if config.getoption("--record-matrix"):
         write_matrix([report for kind in ("passed", "failed", "error") for report in terminalreporter.getreports(kind)])
+    if config.getoption("--record-versions"):
+        write_versions(
+            [report for kind in ("passed", "failed", "error") for report in terminalreporter.getreports(kind)]
+        )
     if not config.getoption("--record"):
         return
     passed, failed, skipped, errors = (

@@ -1,13 +1,10 @@
-"""A run's folder appears whole, replaces its own kind only, and loses nothing; a card says what was measured."""
+"""A run's folder appears whole, replaces its own kind only, and loses nothing."""
 
 import json
 
 import pytest
-from huggingface_hub import ModelCard
 
-from modeling_vit_custom.hub import render_card
 from modeling_vit_custom.hub import run_folder
-from tests.support import ROOT
 
 
 def contents(folder):
@@ -72,30 +69,3 @@ def test_a_run_that_fails_before_it_wrote_anything_leaves_nothing(tmp_path):
     with pytest.raises(ValueError):  # noqa: PT011  # any error will do
         failing()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_card_holds_the_measured_numbers_in_its_text_and_its_metadata():
-    card = render_card(
-        ROOT / "model_card.md",
-        model_name="some-model",
-        task="image-classification",
-        dataset="some_set",
-        metrics={"accuracy": 0.98765},
-        baseline=0.5,
-        labels=["cat", "dog"],
-        num_parameters=1234567,
-        num_train_images=10,
-        num_test_images=4,
-        recipe="some.yaml",
-        seconds=12.3,
-        certificate={"command": "make it", "commit": "abc"},
-    )
-    parsed = ModelCard(card)
-    (result,) = parsed.data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9877, "some_set")
-    assert parsed.data.pipeline_tag == "image-classification"
-    assert "custom_code" in parsed.data.tags
-    for text in ("| accuracy | 0.9877 | 0.5000 |", "1,234,567 parameters", "(cat, dog)", "| command | make it |"):
-        assert text in card
-    assert "{{" not in card
-    assert "{%" not in card

@@ -10,5 +10,19 @@ from .registry import SOURCES
 from .registry import find_source
 from .returning import back
 from .timm_sources import from_timm
+from .twins import twin_rows
+from .twins import write_twin
 
-__all__ = ["SOURCES", "as_in", "back", "convert", "find_source", "from_timm", "from_transformers", "peer", "verify"]
+__all__ = [
+    "SOURCES",
+    "as_in",
+    "back",
+    "convert",
+    "find_source",
+    "from_timm",
+    "from_transformers",
+    "peer",
+    "twin_rows",
+    "verify",
+    "write_twin",
+]

@@ -7,6 +7,8 @@ from typing import Any
 from typing import NamedTuple
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_checks import pair
 from ..configuration_stages import grid_at
@@ -18,24 +20,22 @@ from ..modeling_masked import ViTCustomForPreTraining
 from ..modeling_pixels import total_stride
 from . import transformers_configs as configs
 from . import transformers_tables as names
+from .equal_configs import differing
 from .rename import Table
 from .rename import Tensors
 from .rename import choose
+from .rename import into_theirs
 from .rename import kept
 from .rename import load
 from .rename import prefixed
 from .rename import row
 from .transformers_fields import Fields
 
+MAE_CLASS = "ViTMAEForPreTraining"
 POSITIONS = "decoder.decoder_pos_embed"  # of MAE's decoder: fixed, so that ours computes them
 
 
 def read_mae(theirs: Any) -> dict[str, Any]:
-    if theirs.hidden_dropout_prob != theirs.attention_probs_dropout_prob:
-        raise ValueError(
-            "The source's decoder has one dropout for attention and another elsewhere, ours has one: set "
-            "`hidden_dropout_prob` and `attention_probs_dropout_prob` to the same value."
-        )
     return configs.VIT_MAE.read(theirs) | dict(decoder_dropout_prob=theirs.hidden_dropout_prob)
 
 
@@ -114,7 +114,7 @@ KINDS = {
         ViTCustomForMaskedImageModeling, configs.deit(False), simmim(names.deit, "deit.")
     ),
     "SwinForMaskedImageModeling": Kind(ViTCustomForMaskedImageModeling, configs.SWIN, simmim(names.swin, "swin.")),
-    "ViTMAEForPreTraining": Kind(ViTCustomForPreTraining, MAE, mae),
+    MAE_CLASS: Kind(ViTCustomForPreTraining, MAE, mae),
 }
 
 
@@ -123,6 +123,11 @@ def read_config(architecture: str, theirs: Any) -> ViTCustomConfig:
     Raises:
         ValueError: a value that ours cannot reproduce.
     """
+    if architecture == MAE_CLASS and theirs.hidden_dropout_prob != theirs.attention_probs_dropout_prob:
+        raise ValueError(
+            "The source's decoder has one dropout for attention and another elsewhere, ours has one: set "
+            "`hidden_dropout_prob` and `attention_probs_dropout_prob` to the same value."
+        )
     ours = KINDS[architecture].fields.to_ours(theirs, None)
     stride = getattr(theirs, "encoder_stride", None)
     if stride is not None and pair(stride) != total_stride(ours):
@@ -136,7 +141,7 @@ def read_config(architecture: str, theirs: Any) -> ViTCustomConfig:
 def write_config(architecture: str, ours: ViTCustomConfig) -> dict[str, Any]:
     """The settings of theirs; the layout is not asked whether it can hold the model."""
     settings = KINDS[architecture].fields.to_theirs(ours, head=False)
-    return settings if architecture == "ViTMAEForPreTraining" else settings | {"encoder_stride": total_stride(ours)[0]}
+    return settings if architecture == MAE_CLASS else settings | {"encoder_stride": total_stride(ours)[0]}
 
 
 def as_ours(architecture: str, theirs: Any, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, Tensors, Table]:
@@ -156,15 +161,46 @@ def as_ours(architecture: str, theirs: Any, tensors: Mapping[str, torch.Tensor])
 
 def check_positions(config: ViTCustomConfig, table: torch.Tensor):
     """Raise where a decoder was trained with other positions (1, 1 + h * w, D) than the paper's."""
-    grid = grid_at(config, *pair(config.image_size))
-    patches = sincos_positions(*grid, table.shape[2], table.device, like_mae=True)
-    expected = torch.nn.functional.pad(patches, (0, 0, 1, 0)).to(table.dtype)
+    expected = decoder_positions(config, table)
     rounding = 4 * max(torch.finfo(table.dtype).eps, torch.finfo(torch.float32).eps)
     if table.shape != expected.shape or not torch.allclose(table, expected, rtol=0, atol=rounding):
         raise ValueError(
             f"`{POSITIONS}` is not MAE's fixed table (a model that transformers builds from a configuration has zeros "
             "there): ours computes that table, so fill it before training, or load the encoder alone."
         )
+
+
+def decoder_positions(config: ViTCustomConfig, like: torch.Tensor) -> torch.Tensor:
+    """(..., D) -> (1, 1 + h * w, D): the paper's fixed table of that width, the class token's zeros first."""
+    grid = grid_at(config, *pair(config.image_size))
+    patches = sincos_positions(*grid, like.shape[-1], like.device, like_mae=True)
+    return torch.nn.functional.pad(patches, (0, 0, 1, 0)).to(like.dtype)
+
+
+def as_theirs(architecture: str, config: ViTCustomConfig, tensors: Tensors) -> tuple[dict[str, Any], Tensors, Any]:
+    """(their config.json, their tensors as they are spelled in files, what their settings say as ours).
+
+    Raises:
+        ValueError: theirs cannot hold the model; the sentences say why.
+    """
+    kind, config_class = KINDS[architecture], getattr(transformers, architecture.split("For")[0] + "Config")
+    try:
+        theirs = config_class(**write_config(architecture, config))
+        again = kind.fields.to_ours(theirs, None)
+    except (ValueError, StrictDataclassError) as error:
+        raise ValueError(f"{architecture}: {' '.join(str(error).split())}") from None
+    different = differing(config, again, head=False)
+    different.pop("pooling", None)  # nothing is pooled here
+    for name, sides in (("image_size", config.grid), ("patch_size", total_stride(config))):
+        if sides[0] != sides[1]:
+            different[name] = getattr(config, name), "a square"
+    if different:
+        fields = ", ".join(f"`{name}` {ours!r} (only {other!r})" for name, (ours, other) in different.items())
+        raise ValueError(f"{architecture} cannot express {fields}")
+    renamed = into_theirs(tensors, kind.tables(config)["on disk"])
+    if architecture == MAE_CLASS:
+        renamed[POSITIONS] = decoder_positions(config, renamed["decoder.mask_token"])
+    return theirs.to_dict() | {"architectures": [architecture]}, renamed, again
 
 
 def masked_from_transformers(model: Any) -> Any:

@@ -1,21 +1,43 @@
 """The same model in another library, to stand beside ours."""
 
 import copy
+from collections.abc import Iterator
 from itertools import product
 
 from torch import nn
 
-from ..configuration_checks import WORDS
 from ..configuration_vit_custom import ViTCustomConfig
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..modeling_vit_custom import ViTCustomModel
-from .registry import SOURCES
 from .returning import as_new
 from .returning import nearest
+from .returning import sources_of
 from .sources import Source
 
-# Libraries differ in these, and each knows its own word alone; at a checkpoint's native size no word acts.
-AT_OTHER_SIZES = ("position_interpolation", "window_pad_order", "window_clamp")
+# Each library knows its own words alone for what it does at other sizes; at a checkpoint's native size no word acts.
+AT_OTHER_SIZES: dict[str, dict[str, tuple[str, ...]]] = {
+    "timm": {
+        "position_interpolation": ("bicubic_antialias",),
+        "window_pad_order": ("shift_then_pad",),
+        "window_clamp": ("per_axis",),
+    },
+    "transformers": {
+        "position_interpolation": ("bicubic", "bicubic_float32", "bicubic_antialias"),
+        "window_pad_order": ("pad_then_shift",),
+        "window_clamp": ("joint",),
+    },
+}
+
+
+def ways(config: ViTCustomConfig, library: str) -> Iterator[ViTCustomConfig]:
+    """The configuration itself, then with each of the library's ways at other sizes."""
+    yield config
+    words = AT_OTHER_SIZES.get(library, {})
+    for choice in product(*words.values()):
+        candidate = copy.deepcopy(config)
+        for name, word in zip(words, choice, strict=True):
+            setattr(candidate, name, word)
+        yield candidate
 
 
 def as_in(config: ViTCustomConfig, library: str, head: bool) -> tuple[Source, ViTCustomConfig]:
@@ -28,13 +50,8 @@ def as_in(config: ViTCustomConfig, library: str, head: bool) -> tuple[Source, Vi
         ValueError: the library has no such model; the sentences say why.
     """
     reasons = []
-    sources = [source for source in SOURCES.values() if library in (source.name, source.library)]
-    choices = [WORDS[name] for name in AT_OTHER_SIZES]
-    own = tuple(getattr(config, name) for name in AT_OTHER_SIZES)
-    for words in (own, *product(*choices)):
-        candidate = copy.deepcopy(config)
-        for name, word in zip(AT_OTHER_SIZES, words, strict=True):
-            setattr(candidate, name, word)
+    sources = sources_of(library)
+    for candidate in ways(config, sources[0].library):
         for source in sources:
             try:
                 source.write_config(candidate, head)

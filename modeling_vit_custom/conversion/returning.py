@@ -1,5 +1,6 @@
 """A folder of ours -> the layout of another library, bit for bit what it was where it came from there."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +27,45 @@ from .writing import new_folder
 from .writing import write_json
 from .writing import write_weights
 
-HEADED = "ViTCustomForImageClassification"
+ENCODERS: dict[str, Any] = {make.__name__: make for make in (ViTCustomModel, ViTCustomForImageClassification)}
 
 
-def read_ours(folder: Path) -> tuple[ViTCustomConfig, bool, Tensors]:
-    """(configuration, whether it is a classifier, tensors) of a folder that save_pretrained wrote.
+def no_counterpart(architecture: str) -> ValueError:
+    headed = ViTCustomForImageClassification.__name__
+    return ValueError(f"{architecture} has no counterpart elsewhere: save its backbone, or a {headed}, by itself.")
+
+
+def read_model(folder: Path, classes: Mapping[str, Any]) -> tuple[Any, Any, Checkpoint]:
+    """(its class, one of `classes`; its configuration; what lies there) of a folder that save_pretrained wrote.
 
     Raises:
-        ValueError: the tensors are not those of the configuration: the two-sided list.
+        ValueError: another model; or the tensors are not those of the configuration: the two-sided list.
     """
     checkpoint = read_checkpoint(folder)
-    if checkpoint.config.get("model_type") != ViTCustomConfig.model_type:
+    if checkpoint.config.get("model_type") not in {make.config_class.model_type for make in classes.values()}:
         raise ValueError(
             f"{folder} holds a {checkpoint.config.get('model_type')!r}, no model of ours: convert it first."
         )
     architecture = (checkpoint.config.get("architectures") or [""])[0]
-    if architecture not in (HEADED, "ViTCustomModel"):
-        raise ValueError(f"{architecture} has no counterpart elsewhere: save its backbone, or a {HEADED}, by itself.")
-    head = architecture == HEADED
-    config = ViTCustomConfig.from_dict(dict(checkpoint.config))
-    make: Any = ViTCustomForImageClassification if head else ViTCustomModel
+    if architecture not in classes:
+        raise no_counterpart(architecture)
+    make = classes[architecture]
+    config = make.config_class.from_dict(dict(checkpoint.config))
     with torch.device("meta"):
         expected = make(config).state_dict()
     if lines := differences(checkpoint.tensors, expected, ()):
         raise ValueError(f"The weights in {folder} do not fit its config.json:\n" + "\n".join(lines))
-    return config, head, checkpoint.tensors
+    return make, config, checkpoint
+
+
+def read_ours(folder: Path) -> tuple[ViTCustomConfig, bool, Tensors]:
+    """(configuration, whether it is a classifier, tensors) of an encoder's folder.
+
+    Raises:
+        ValueError: as `read_model`.
+    """
+    make, config, checkpoint = read_model(folder, ENCODERS)
+    return config, make is ViTCustomForImageClassification, checkpoint.tensors
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
@@ -108,27 +123,55 @@ def as_new(
     Raises:
         ValueError: none can hold this model; the sentences say why.
     """
-    candidates = [source for source in SOURCES.values() if to in (source.name, source.library)]
-    if not candidates:
-        libraries = sorted({source.library for source in SOURCES.values() if source.library})
-        raise ValueError(f"There is no layout {to!r}: there are {', '.join([*libraries, *SOURCES])}.")
     reasons = []
-    for source in candidates:
+    for source in sources_of(to):
         try:
-            settings = source.write_config(config, head)
-            table = next(iter(source.tables(config, head).values()))
-            aside = known["aside"] if known and known["source"] == source.name else {}
-            theirs = into_theirs(tensors, table, named_aside(aside, table))
+            checkpoint, notes = in_layout(source, config, head, tensors, known, processor)
         except (ValueError, ImportError) as error:
             reasons.append(str(error))
             continue
-        checkpoint = Checkpoint(
-            source.with_processor(settings, processor) if processor else settings, theirs, processor, preset=config
-        )
-        lost = lost_in_training(config, source.read_config(checkpoint))
-        notes = [f"`{name}` is {ours!r} here and {other!r} there" for name, (ours, other) in lost.items()]
         return source, checkpoint, notes
     raise ValueError(f"{to} has no layout that can hold this model; the nearest: {nearest(reasons)}")
+
+
+def sources_of(to: str) -> list[Source]:
+    """Those of a library, or the one of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [source for source in SOURCES.values() if to in (source.name, source.library)]
+    if not found:
+        libraries = sorted({source.library for source in SOURCES.values() if source.library})
+        raise ValueError(f"There is no layout {to!r}: there are {', '.join([*libraries, *SOURCES])}.")
+    return found
+
+
+def in_layout(
+    source: Source,
+    config: ViTCustomConfig,
+    head: bool,
+    tensors: Tensors,
+    known: dict[str, Any] | None,
+    processor: Mapping[str, Any] | None,
+) -> tuple[Checkpoint, list[str]]:
+    """(the checkpoint that this source would have made; what its configuration cannot say of training).
+
+    Raises:
+        ValueError: it cannot hold this model; the sentence says why.
+    """
+    settings = source.write_config(config, head)
+    table = next(iter(source.tables(config, head).values()))
+    aside = known["aside"] if known and known["source"] == source.name else {}
+    theirs = into_theirs(tensors, table, named_aside(aside, table))
+    checkpoint = Checkpoint(
+        source.with_processor(settings, processor) if processor else settings, theirs, processor, preset=config
+    )
+    return checkpoint, told_of_training(config, source.read_config(checkpoint))
+
+
+def told_of_training(config: ViTCustomConfig, other: ViTCustomConfig) -> list[str]:
+    return [f"`{name}` is {a!r} here and {b!r} there" for name, (a, b) in lost_in_training(config, other).items()]
 
 
 def nearest(reasons: list[str]) -> str:
@@ -165,9 +208,14 @@ def back(ours: str | Path, output: str | Path, to: str | None = None) -> tuple[s
     processor = read_json(folder / "preprocessor_config.json")
     source, checkpoint, notes = (*found, []) if found else as_new(config, head, tensors, str(to), known, processor)
     with new_folder(output) as target:
-        if checkpoint.config:
-            write_json(target / "config.json", dict(checkpoint.config))
-        write_weights(target, checkpoint.tensors, checkpoint.files, checkpoint.index)
-        if checkpoint.processor is not None:
-            write_json(target / "preprocessor_config.json", dict(checkpoint.processor))
+        write_layout(target, checkpoint)
     return source.name, notes
+
+
+def write_layout(folder: Path, checkpoint: Checkpoint):
+    """Fill the empty `folder` with their files."""
+    if checkpoint.config:
+        write_json(folder / "config.json", dict(checkpoint.config))
+    write_weights(folder, checkpoint.tensors, checkpoint.files, checkpoint.index)
+    if checkpoint.processor is not None:
+        write_json(folder / "preprocessor_config.json", dict(checkpoint.processor))
