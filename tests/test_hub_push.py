@@ -19,6 +19,7 @@ from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.checkpoint_files import AUTO_MAP
 from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from modeling_vit_custom.hub import HubProblem
+from modeling_vit_custom.hub import check
 from modeling_vit_custom.hub import fetch
 from modeling_vit_custom.hub import look_at
 from modeling_vit_custom.hub import pull
@@ -58,7 +59,8 @@ def model(saved, tmp_path):
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch):
-    """The client's and our own pauses between tries; Xet, which the loopback Hub does not speak."""
+    """The client's and our own pauses between tries; Xet, which the loopback Hub does not speak; and on a line to it."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr(remote_module.time, "sleep", lambda seconds: None)
@@ -600,6 +602,21 @@ def test_what_nobody_should_load_is_refused_by_pull(danger, model, hub, tmp_path
     with pytest.raises(HubProblem, match=re.escape(sentence)):
         pull(REPO, "main", tmp_path / "pulled", api=api, cache=tmp_path / "cache", say=quiet)
     assert not (tmp_path / "pulled").exists()
+
+
+@pytest.mark.parametrize("danger", [danger for danger in DANGERS if danger != "Trainer's pickle"])
+def test_what_nobody_should_load_is_refused_by_push(danger, model, tmp_path):
+    """When it is staged, or by the check that follows: nothing has been sent by then."""
+    spoil, sentence = DANGERS[danger]
+    if danger.startswith("tampered"):
+        write_card(model, CARD, repo=REPO)
+    spoil(model)
+    try:
+        (tmp_path / "staged").mkdir()
+        said = check(stage(model, tmp_path / "staged").folder, run=False).text()
+    except HubProblem as error:
+        said = str(error)
+    assert sentence in said
 
 
 def test_a_pickle_can_be_left_out_on_the_way(model, hub, tmp_path):

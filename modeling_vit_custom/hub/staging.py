@@ -18,7 +18,9 @@ from ..checkpoint_files import DUAL_ENCODER_AUTO_MAP
 from ..checkpoint_files import SHIPPED_FILES
 from ..configuration_dual_encoder import ViTCustomDualEncoderConfig
 from ..configuration_vit_custom import ViTCustomConfig
+from .config_rules import entries
 from .file_rules import INDEX
+from .file_rules import card_findings
 from .file_rules import files_of
 from .file_rules import left_by_trainer
 from .file_rules import names_findings
@@ -90,9 +92,11 @@ def stage(
     """
     checkpoint, run = find_checkpoint(Path(source))
     config = read_config(checkpoint)
-    pickles = [f for f in names_findings(files_of(checkpoint)) if f.rule != "pickle-of-trainer"]
-    if pickles:
-        raise HubProblem(f"{checkpoint} cannot be shared:\n" + "\n".join(f"  {finding}" for finding in pickles))
+    problems = [f for f in names_findings(files_of(checkpoint)) if f.rule != "pickle-of-trainer"]
+    problems += [f for f in entries("config.json", config.get("auto_map") or {}, {}) if f.rule == "auto-map-elsewhere"]
+    problems += card_findings(checkpoint)
+    if problems:
+        raise HubProblem(f"{checkpoint} cannot be shared:\n" + "\n".join(f"  {finding}" for finding in problems))
     staged, allow = Staged(folder, checkpoint), list(allow)
     shipped = stage_code(checkpoint, folder, code)
     weights = stage_weights(checkpoint, folder, max_shard_size)
