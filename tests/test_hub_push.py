@@ -59,7 +59,7 @@ def model(saved, tmp_path):
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch):
-    """The client's and our own pauses between tries; Xet, which the loopback Hub does not speak; and on a line to it."""
+    """The client's and our own pauses between tries; Xet, which the loopback Hub does not speak. A Hub is in reach."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
