@@ -23,6 +23,7 @@ from modeling_vit_custom.hub import check_all
 from modeling_vit_custom.hub import code_facts
 from modeling_vit_custom.hub import compare_with
 from modeling_vit_custom.hub import fetch
+from modeling_vit_custom.hub import read_name
 from modeling_vit_custom.hub import without_secrets
 
 
@@ -41,11 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     found: list[Finding] = []
     facts: list[str] = []
     if not folder.is_dir():
-        repo, _, revision = arguments.source.partition("@")
-        if repo.count("/") != 1:
-            raise HubProblem(f"{arguments.source} is no folder here, and no owner/name of a repository.")
+        repo, revision = read_name(arguments.source)
         try:
-            commit, folder, _ = fetch(repo, revision or "main", api=HfApi(), offline=arguments.offline)
+            commit, folder, _ = fetch(repo, revision, api=HfApi(), offline=arguments.offline)
         except HubProblem as error:
             return answer(Report(arguments.source, [Finding("refused", "", str(error))]), arguments.json)
         facts = [f"commit {commit}"]
@@ -53,11 +52,12 @@ def main(argv: list[str] | None = None) -> int:
         if not run:
             facts.append("its code was not run: read it, then add --trust-remote-code")
     if arguments.against:
-        repo, _, revision = arguments.against.partition("@")
-        found += compare_with(folder, repo, revision or "main", HfApi())
+        found += compare_with(folder, *read_name(arguments.against), HfApi())
         run = run and not found
+    if not (folder / "config.json").is_file() and (folder / "checkpoint/config.json").is_file():
+        folder = folder / "checkpoint"  # of a run
     token = get_token()
-    twins = sorted(path.parent for path in folder.glob("*/config.json"))
+    twins = [path.parent for path in folder.glob("transformers/config.json")]
     first, *others = check_all([folder, *twins], run, [token] if token else [])
     report = Report(arguments.source, [], [*facts, *code_facts(folder), *first.facts])
     report.add([*found, *first.findings])

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 from modeling_vit_custom.hub import HubProblem
 from modeling_vit_custom.hub import code_facts
 from modeling_vit_custom.hub import pull
+from modeling_vit_custom.hub import read_name
 from modeling_vit_custom.hub import without_secrets
 
 
@@ -26,9 +27,9 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--offline", action="store_true", help="from the cache alone")
     parser.add_argument("--leave-out", action="append", default=[], metavar="PATTERN", help="do not fetch these files")
     arguments = parser.parse_args(argv)
-    repo, _, revision = arguments.source.partition("@")
+    repo, revision = read_name(arguments.source)
     settings = dict(api=HfApi(), offline=arguments.offline, leave_out=arguments.leave_out)
-    commit, report = pull(repo, revision or "main", arguments.folder, **settings)
+    commit, report = pull(repo, revision, arguments.folder, **settings)
     for fact in code_facts(arguments.folder):
         print(fact)
     for finding in report.findings:

@@ -9,7 +9,6 @@ files are staged, checked (scripts/check.py), loaded in a clean process, and onl
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +18,16 @@ from huggingface_hub import get_token
 
 from modeling_vit_custom.conversion import write_twin
 from modeling_vit_custom.hub import HubProblem
-from modeling_vit_custom.hub import Remote
-from modeling_vit_custom.hub import check_all
+from modeling_vit_custom.hub import Pushed
+from modeling_vit_custom.hub import check_staged
+from modeling_vit_custom.hub import check_tag
+from modeling_vit_custom.hub import has_branch
 from modeling_vit_custom.hub import keeps_its_own_card
-from modeling_vit_custom.hub import look_at
+from modeling_vit_custom.hub import kind_of
 from modeling_vit_custom.hub import manifest
 from modeling_vit_custom.hub import push
+from modeling_vit_custom.hub import read_name
+from modeling_vit_custom.hub import see
 from modeling_vit_custom.hub import stage
 from modeling_vit_custom.hub import start_branch
 from modeling_vit_custom.hub import tag_for
@@ -60,7 +63,9 @@ def main(argv: list[str] | None = None) -> str | None:
 
 
 def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None:
-    repo, folder = arguments.repo, work / "repository"
+    repo, folder = read_name(arguments.repo)[0], work / "repository"
+    if arguments.tag is not None:
+        check_tag(arguments.tag)
     folder.mkdir()
     if arguments.folder.is_dir() and get_token() is None and not arguments.dry_run:
         who(api)  # says how to log in, before anything takes time
@@ -81,49 +86,34 @@ def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None
             tag = remote.free_tag(arguments.tag)
             write_card(folder, CARD, revision=tag, **known)
 
-    if remote.changes(staged.files) == ([], []) and tag in remote.tags and not arguments.dry_run:
+    unchanged = remote.changes(staged.files) == ([], []) and tag in remote.tags
+    if unchanged and not arguments.dry_run:
         print(f"Unchanged: commit {remote.head} holds exactly these files, as {tag}.")
-        return remote.head
-    token = get_token()
-    subjects = [folder, *(path.parent for path in folder.glob("*/config.json"))]
-    reports = check_all(subjects, secrets=[token] if token else [])
-    print("\n".join(manifest(staged.files, remote)), *(f"left out: {line}" for line in staged.left_out), sep="\n")
-    for report in reports:
-        print(report.text().replace(str(work / "repository"), repo))
+    else:
+        print("\n".join(manifest(staged.files, remote)), *(f"left out: {line}" for line in staged.left_out), sep="\n")
+        check_staged(folder, repo)
     if arguments.dry_run:
         print(f"\n{(folder / 'README.md').read_text(encoding='utf-8')}\nNothing was sent. The tag would be {tag}.")
-    if any(report.errors for report in reports):
-        raise HubProblem("the check found errors, so nothing was sent.")
-    if arguments.dry_run:
         return None
-    print(f"As {who(api)} to {api.endpoint}")
-    message = (
-        arguments.message or f"{tag}: {', '.join(json.loads((folder / 'config.json').read_text())['architectures'])}"
-    )
-    sending = dict(api=api, message=message, private=arguments.private, create_pr=arguments.create_pr)
-    made = push(staged.files, repo, remote=remote, tag=tag, **sending)
-    if made.pull_request:
-        print(f"The pull request: {made.url}\nOnce it is merged, make the tag {tag} that its card names.")
-        return made.commit
-    print(f"Published: {made.url}" if made.url else f"Commit {made.commit} held exactly these files already.")
-    print(f'Load it with revision="{tag}" (commit {made.commit}).')
+    made = Pushed(str(remote.head), tag, None)
+    if not unchanged:
+        print(f"As {who(api)} to {api.endpoint}")
+        message = arguments.message or f"{tag}: {kind_of(folder)}"
+        sending = dict(api=api, message=message, private=arguments.private, create_pr=arguments.create_pr)
+        made = push(staged.files, repo, remote=remote, tag=tag, **sending)
+        if made.pull_request:
+            print(f"The pull request: {made.url}\nOnce it is merged, make the tag {tag} that its card names.")
+            return made.commit
+        print(f"Published: {made.url}" if made.url else f"Commit {made.commit} held exactly these files already.")
+        print(f'Load it with revision="{tag}" (commit {made.commit}).')
     if (work / "timm").is_dir():
         files = {path.name: path for path in (work / "timm").iterdir()}
         branch = start_branch(api, repo, "timm")
         twin = push(files, repo, api=api, remote=branch, tag=None, message=f"timm's layout of {tag}", branch="timm")
         print(f'timm.create_model("hf-hub:{repo}@timm", pretrained=True): commit {twin.commit} of the branch timm.')
+    elif not unchanged and has_branch(api, repo, "timm"):
+        print("The branch timm holds older weights: push again with --native, or delete it.")
     return made.commit
-
-
-def see(api: HfApi, repo: str, dry_run: bool) -> Remote:
-    """What the repository holds; a dry run goes on without."""
-    try:
-        return look_at(api, repo)
-    except HubProblem as error:
-        if not dry_run:
-            raise
-        print(f"Not compared with what {repo} holds: {error}")
-        return Remote()
 
 
 def write_twins(folder: Path, work: Path):

@@ -19,6 +19,7 @@ from tests.support import tiny
 from tests.test_hub_rules import LAYERS
 from tests.test_hub_rules import MODELING
 from tests.test_hub_rules import copy_out
+from tests.test_hub_rules import in_forward
 from tests.test_hub_rules import in_layer
 from tests.test_hub_rules import in_modeling
 from tests.toys import added
@@ -30,10 +31,6 @@ from tests.toys import spoiled
 from tests.toys import weighed
 
 pytestmark = pytest.mark.xdist_group("hub")  # the process below is started once, not once a worker
-
-
-def in_forward(text: str):
-    return replaced(LAYERS, "        return torch.tanh", f"        {text}\n        return torch.tanh")
 
 
 def in_class(name: str, text: str):
@@ -69,7 +66,7 @@ FAULTS = {
         "audit-pickle",
         in_layer(
             "import io, numpy; f = io.BytesIO(); numpy.save(f, numpy.array([print])); f.seek(0); "
-            "numpy.load(f, allow_pickle=True)"
+            "numpy.load(f, **{'allow_pickle': True})"
         ),
     ),
     "changed after loading": (
@@ -247,7 +244,7 @@ def test_importing_our_files_opens_no_socket_starts_no_process_and_writes_nothin
 def test_code_that_a_rule_objects_to_is_not_run(tmp_path):
     """Neither is a folder whose card lists another file."""
     toy = make_toy(tmp_path / "toy")
-    mark = added(LAYERS, "from pathlib import Path\nPath.cwd().parent.joinpath('mark').touch()")
+    mark = added(LAYERS, "open('mark', 'w').close()")
     (report,) = check_all([spoiled(toy, tmp_path / "spoiled", mark)])
     assert [finding.rule for finding in report.errors] == ["side-effect-at-import"]
     assert "not loaded, because of the errors below" in report.facts

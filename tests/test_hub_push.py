@@ -228,6 +228,50 @@ def test_stale_shards_and_code_go_in_the_same_commit_and_other_files_stay(model,
     assert len(hub.requests("POST", "/commit/")) == before + 1
 
 
+def test_a_twin_of_older_weights_goes_when_the_weights_change(model, hub, tmp_path):
+    made = staged(model, tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        written(f"transformers/{name}", (model / name).read_bytes())(made.folder)
+    send(hub, made.files)
+    assert "transformers/config.json" in published(hub)
+    changed(model)
+    made = staged(model, tmp_path)
+    send(hub, made.files, tag="v2")
+    assert published(hub) == contents(made.files)
+
+
+def test_evidence_of_other_weights_is_refused(model, tmp_path):
+    """Of metrics and of a proof by their hashes; a picture of answers by the metrics beside it."""
+    told = {"weights": {"model.safetensors": sha256(model / "model.safetensors")}}
+    written("parity.json", json.dumps(told))(model)
+    (tmp_path / "first").mkdir()
+    stage(model, tmp_path / "first")
+    changed(model)
+    (tmp_path / "second").mkdir()
+    with pytest.raises(HubProblem, match=r"parity\.json was measured of another model\.safetensors"):
+        stage(model, tmp_path / "second")
+    (model / "parity.json").unlink()
+    written("predictions.png", b"x")(model)
+    (tmp_path / "third").mkdir()
+    with pytest.raises(HubProblem, match=r"predictions\.png is here and no metrics\.json"):
+        stage(model, tmp_path / "third")
+
+
+@pytest.mark.parametrize("tag", ["a b", "../x", "main", "v1..", "-x", "HEAD", "refs/heads/main", "x.lock", "é", ""])
+def test_a_tag_that_git_would_refuse_is_refused_first(tag):
+    with pytest.raises(HubProblem, match="cannot be a tag"):
+        remote_module.check_tag(tag)
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "alice/my digits", "alice/a/b", "/tmp", "alice/x--y", "", "alice/x@", "a/../b"]
+)
+def test_a_name_that_is_none_is_refused_first(name):
+    with pytest.raises(HubProblem, match="is no name of a repository: write owner/name"):
+        remote_module.read_name(name)
+    assert remote_module.read_name("alice/x-1.0_b@refs/pr/1") == ("alice/x-1.0_b", "refs/pr/1")
+
+
 def test_tags_are_counted_and_a_taken_one_is_refused(model, hub, tmp_path):
     made = staged(model, tmp_path)
     send(hub, made.files)

@@ -99,8 +99,22 @@ def carded(file: str):
     return spoil
 
 
-INDIRECT = "self.register_buffer('mask', torch.ones(4), {})"
-STRICT = "@strict\nclass ToyConfig(PretrainedConfig):\n"
+HEIR = "\n\nclass Heir(ToyModel):\n    def __init__(self, config):\n        super().__init__(config)"
+
+
+def in_forward(text: str):
+    return replaced(LAYERS, "        return torch.tanh", f"        {text}\n        return torch.tanh")
+
+
+def padded(folder: Path):
+    """A header of 640 bytes, whose length in little-endian is a pickle's beginning."""
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    wanted = next(n for n in range(size, size + 70_000) if n % 65536 in (640, 896, 1152, 1408))
+    path.write_bytes(wanted.to_bytes(8, "little") + data[8 : 8 + size] + b" " * (wanted - size) + data[8 + size :])
+
+
 FAULTS = {
     # imports
     "parent": ("import-from-parent", in_modeling("from ..elsewhere import thing")),
@@ -139,6 +153,28 @@ FAULTS = {
     "eval": ("dynamic-code", added(LAYERS, "def later(text):\n    return eval(text)")),
     "exec": ("dynamic-code", added(LAYERS, "def later(text):\n    exec(text)")),
     "import by name": ("dynamic-code", added(LAYERS, "def later(name):\n    return __import__(name)")),
+    "eval, by another way": (
+        "dynamic-code",
+        added(LAYERS, "import builtins as b\ndef later(t):\n    return b.eval(t)"),
+    ),
+    "system, by its name": (
+        "dynamic-code",
+        added(LAYERS, "import os\ndef later():\n    getattr(os, 'sys' + 'tem')('x')"),
+    ),
+    "pickle of numpy": (
+        "pickle-in-code",
+        added(LAYERS, "import numpy\ndef f(p):\n    return numpy.load(p, allow_pickle=True)"),
+    ),
+    "process, under another name": ("side-effect-at-import", added(LAYERS, "import subprocess as s\ns.run(['true'])")),
+    "process, alone": ("side-effect-at-import", added(LAYERS, "from os import system as go\ngo('true')")),
+    "by the file's own function": (
+        "side-effect-at-import",
+        added(LAYERS, "def later():\n    import os\n    os.system('true')\n\n\nlater()"),
+    ),
+    "beside what main runs": (
+        "side-effect-at-import",
+        added(LAYERS, "if __name__ == '__main__':\n    pass\nelse:\n    open('notes.txt')"),
+    ),
     "importlib": (
         "dynamic-code",
         added(LAYERS, "import importlib\ndef later(n):\n    return importlib.import_module(n)"),
@@ -239,6 +275,15 @@ FAULTS = {
         "auto-map-incomplete",
         configured(auto_map={"AutoConfig": "configuration_toy.ToyConfig"}, architectures=[]),
     ),
+    "adapter": ("adapter-elsewhere", configured("adapter_config.json", base_model_name_or_path="mallory/toy")),
+    "of a list": ("auto-map-elsewhere", configured(parts=[{"auto_map": {"AutoModel": "mallory/toy--t.T"}}])),
+    "of another processor": (
+        "auto-map-elsewhere",
+        configured("video_preprocessor_config.json", auto_map={"AutoVideoProcessor": "mallory/toy--t.T"}),
+    ),
+    "architectures": ("config-unreadable", configured(architectures=5)),
+    "endless nesting": ("config-unreadable", written("config.json", "[" * 100_000)),
+    "endless sum": ("code-unreadable", added(LAYERS, "x = " + "-" * 100_000 + "1")),
     # files
     "pickled weights beside": ("pickle", written("pytorch_model.bin", saved_by_torch())),
     "pickle in a sub-folder": ("pickle", written("old/model.pth", saved_by_torch())),
@@ -318,6 +363,17 @@ SOUND = {
     ],
     "tensor to a number": in_layer("self.steps = torch.arange(4).sum().item()"),
     "an address": added("notes.md", "https://example.org/home/alice/x and ./data/x and a/tmp/b"),
+    "reading the environment": added(LAYERS, "import os\nimport shutil\nX = os.environ.get('X'), shutil.which('git')"),
+    "a package with such a part": in_modeling(
+        "try:\n    from einops.layers_toy.torch import R\nexcept ImportError:\n    R = None"
+    ),
+    "no buffer yet": in_layer("self.register_buffer('mask', None, persistent=False)"),
+    "a tensor for a moment": in_forward("self = self; shift = torch.zeros(6)"),
+    "a version beside code": added(
+        LAYERS, "import os\ndef later():\n    return os.path.basename(__file__) + ' v1.beta'"
+    ),
+    "an heir without post_init": added(MODELING, HEIR),
+    "a length like a pickle's": padded,
     "whole shards": divided(lambda index: index),
     "an array of numpy": written(
         "table.npz", (lambda f: (zipfile.ZipFile(f, "w").writestr("a.npy", b"x"), f.getvalue())[1])(io.BytesIO())

@@ -15,14 +15,15 @@ from .sources import lineage
 from .sources import method
 from .sources import run_at_import
 
-DYNAMIC = {"eval", "exec", "compile", "__import__", "importlib.import_module", "import_module", "runpy.run_path"}
+DYNAMIC = {"eval", "exec", "compile", "__import__", "importlib.import_module", "import_module"}
+REACHING = {"os", "sys", "subprocess", "builtins", "socket", "shutil", "importlib", "ctypes"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 # What reaches outside the process; at import it is nobody's business.
 OUTWARD = re.compile(
-    r"^(open|input|os\.(system|popen|exec\w*|spawn\w*|fork|remove|unlink|rename|replace|makedirs|mkdir|putenv|environ\.\w+)"
-    r"|subprocess\.\w+|shutil\.\w+|socket\.\w+|requests\.\w+|httpx\.\w+|urllib\.request\.\w+|urlopen|ctypes\.\w+"
-    r"|torch\.hub\.\w+|torch\.load|hf_hub_download|snapshot_download|cached_file|.*\.(write_text|write_bytes|unlink"
-    r"|rmdir|touch|mkdir|from_pretrained|hf_hub_download|snapshot_download))$"
+    r"^(open|input|os\.(system|popen|exec\w*|spawn\w*|fork|remove|unlink|rename|replace|makedirs|mkdir|putenv|environ\.(setdefault|update|pop|clear))"
+    r"|subprocess\.\w+|shutil\.(copy\w*|move|rmtree|\w+_archive|chown)|socket\.\w+|requests\.\w+|httpx\.\w+|urllib\.request\.\w+|urlopen|ctypes\.\w+"
+    r"|torch\.hub\.\w+|torch\.load|hf_hub_download|snapshot_download|cached_file|.*\.(write_text|write_bytes"
+    r"|from_pretrained|hf_hub_download|snapshot_download))$"
 )
 FACTORIES = set("arange empty eye full linspace logspace ones rand randn tensor zeros".split())
 INITIALISERS = re.compile(r"^(init|nn\.init|torch\.nn\.init|initialization)\.")
@@ -47,18 +48,20 @@ def code_findings(sources: dict[str, Source]) -> Iterator[Finding]:
 
 
 def dangerous(source: Source) -> Iterator[Finding]:
-    for name, node in calls(source.tree):
-        if name in DYNAMIC:
+    for written, node in calls(source.tree):
+        name = source.true_name(written)
+        hidden = name == "getattr" and source.true_name(ast.unparse(node.args[0])) in REACHING if node.args else False
+        if name in DYNAMIC or name.split(".")[0] in ("builtins", "__builtins__", "runpy") or hidden:
             yield Finding(
                 "dynamic-code",
                 source.at(node),
                 f"`{name}` runs or imports what a reader cannot see: write the code or the import out.",
             )
-        elif name == "torch.load":
+        elif name == "torch.load" or any(key.arg == "allow_pickle" for key in node.keywords):
             yield Finding(
                 "pickle-in-code",
                 source.at(node),
-                "`torch.load` reads pickles: put the values into config.json or into the safetensors file.",
+                f"`{written}` reads pickles: put the values into config.json or into the safetensors file.",
             )
     for package, lines in absolute_imports(source).items():
         if package in PICKLES:
@@ -70,8 +73,14 @@ def dangerous(source: Source) -> Iterator[Finding]:
 
 
 def at_import(source: Source) -> Iterator[Finding]:
-    for node in run_at_import(source.tree):
-        name = called(node)
+    functions = {node.name: node for node in source.tree.body if isinstance(node, ast.FunctionDef)}
+    waiting, seen = list(run_at_import(source.tree)), set()
+    while waiting:
+        node = waiting.pop()
+        name = source.true_name(called(node))
+        if name in functions and name not in seen:  # what the file's own functions do when importing calls them
+            seen.add(name)
+            waiting += [part for statement in functions[name].body for part in ast.walk(statement)]
         written = isinstance(node, ast.Assign) and any("os.environ" in ast.unparse(t) for t in node.targets)
         if OUTWARD.match(name) or written:
             yield Finding(
@@ -90,7 +99,7 @@ def beside_code(source: Source) -> Iterator[Finding]:
         texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
         if any(isinstance(part, ast.Name) and part.id == "__file__" for part in parts):
             for text in texts:
-                if re.search(r"\.\w{2,12}$", text) and not text.endswith(".py"):
+                if re.fullmatch(r"[\w./-]+\.\w{2,12}", text) and not text.endswith(".py"):
                     yield Finding(
                         "file-beside-code",
                         source.at(node),
@@ -139,6 +148,7 @@ def of_module(
                 f"the buffer `{name}` is not saved, so `from_pretrained` leaves what lay in memory: compute it in "
                 "forward, or fill it in `_init_weights` by `init.copy_`.",
             )
+    built = list(ast.walk(method(node, "__init__") or ast.Pass()))
     for child in ast.walk(node):
         if not isinstance(child, ast.Assign) or not isinstance(child.targets[0], ast.Attribute):
             continue
@@ -152,7 +162,11 @@ def of_module(
                 "memory; initialise it there by `transformers.initialization`.",
                 "warning",
             )
-        made = re.fullmatch(rf"torch\.({'|'.join(FACTORIES)})", kind) and ast.unparse(target.value) == "self"
+        made = (
+            child in built
+            and re.fullmatch(rf"torch\.({'|'.join(FACTORIES)})", kind)
+            and ast.unparse(target.value) == "self"
+        )
         if made and ("Module" in lineage(node, classes) or is_model(node, classes)):
             yield Finding(
                 "tensor-as-attribute",
@@ -176,6 +190,11 @@ def of_module(
             )
 
 
+def finishes(node: ast.ClassDef) -> bool:
+    """Whether its constructor calls `post_init`."""
+    return any(name.endswith(".post_init") for name, _ in calls(method(node, "__init__") or ast.Pass()))
+
+
 def unsaved_buffers(source: Source, node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     """(name, place) of buffers that a state dict leaves out, in both ways to write them."""
     assigned = {
@@ -189,7 +208,8 @@ def unsaved_buffers(source: Source, node: ast.ClassDef) -> Iterator[tuple[str, s
             continue
         position = 2 if kind == "register_buffer" else 1
         given = [key.value for key in call.keywords if key.arg == "persistent"] + call.args[position : position + 1]
-        if given and getattr(given[0], "value", True) is False:
+        nothing = len(call.args) > 1 and ast.unparse(call.args[1]) == "None"
+        if given and not nothing and getattr(given[0], "value", True) is False:
             first = call.args[0] if call.args else None
             text = str(first.value) if isinstance(first, ast.Constant) else ""
             yield assigned.get(id(call), text) if kind == "Buffer" else text, source.at(call)
@@ -199,7 +219,9 @@ def of_model(source: Source, node: ast.ClassDef, classes: dict[str, ast.ClassDef
     initialiser = method(node, "__init__")
     if not is_model(node, classes):
         return
-    finished = initialiser is None or any(name == "self.post_init" for name, _ in calls(initialiser))
+    finishing = {name for name, kind in classes.items() if finishes(kind)}
+    heirs = {name for name, kind in classes.items() if node.name in lineage(kind, classes)}
+    finished = initialiser is None or bool({node.name, *lineage(node, classes), *heirs} & finishing)
     if not finished and not node.name.endswith("PreTrainedModel"):
         yield Finding(
             "post-init-missing",

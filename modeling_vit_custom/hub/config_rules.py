@@ -19,7 +19,7 @@ CLOSED = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 def read_configs(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
     """({file name: content} of those that are there, what is wrong with the others)."""
     found, problems = {}, []
-    for name in CONFIGS:
+    for name in (*CONFIGS, *(path.name for path in sorted(folder.glob("*_config.json")) if path.name not in CONFIGS)):
         if not (folder / name).is_file():
             continue
         try:
@@ -27,7 +27,7 @@ def read_configs(folder: Path) -> tuple[dict[str, dict[str, Any]], list[Finding]
             if not isinstance(content, dict):
                 raise ValueError("no mapping")
             found[name] = content
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             says = f"it is no JSON object ({error}): write or download it again."
             problems.append(Finding("config-unreadable", name, says))
     return found, problems
@@ -38,6 +38,10 @@ def config_findings(configs: dict[str, dict[str, Any]], sources: dict[str, Sourc
     if config is None:
         yield Finding("config-missing", "config.json", "there is none, so nothing can load this: save the model again.")
         return
+    base = configs.get("adapter_config.json", {}).get("base_model_name_or_path")
+    if base is not None:
+        says = f"the adapter is of {base!r}, which is loaded in place of this: merge it and save the model itself."
+        yield Finding("adapter-elsewhere", "adapter_config.json", says)
     for name, content in configs.items():
         for where, auto_map in auto_maps(content, name):
             yield from entries(where, auto_map, sources)
@@ -52,6 +56,9 @@ def auto_maps(content: Any, where: str) -> Iterator[tuple[str, Any]]:
                 yield where, value
             else:
                 yield from auto_maps(value, f"{where} {key}")
+    elif isinstance(content, list):
+        for value in content:
+            yield from auto_maps(value, where)
 
 
 def references(value: Any) -> list[str]:
@@ -87,7 +94,7 @@ def entries(where: str, auto_map: Any, sources: dict[str, Source]) -> Iterator[F
 
 def completeness(config: dict[str, Any], sources: dict[str, Source]) -> Iterator[Finding]:
     auto_map = config.get("auto_map")
-    known = config.get("model_type") in CONFIG_MAPPING_NAMES
+    known = str(config.get("model_type")) in CONFIG_MAPPING_NAMES
     if auto_map is None:
         if sources or not known:
             yield Finding(
@@ -106,7 +113,11 @@ def completeness(config: dict[str, Any], sources: dict[str, Source]) -> Iterator
             "`auto_map` has no `AutoConfig`, so that nothing can load this: register the configuration too.",
         )
     classes = {reference.split(".")[-1] for value in auto_map.values() for reference in map(str, references(value))}
-    for architecture in config.get("architectures") or ():
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        yield Finding("config-unreadable", "config.json", "`architectures` must be a list of names: save again.")
+        return
+    for architecture in named:
         if architecture not in classes and not hasattr(transformers, architecture):
             yield Finding(
                 "auto-map-incomplete",

@@ -21,16 +21,16 @@ from .findings import Finding
 from .findings import Report
 from .import_rules import import_findings
 from .shapes import shape_findings
+from .sources import absolute_imports
 from .sources import read_sources
-from .sources import third_party
 
 PROBE = Path(__file__).parent / "probe.py"
 PACKAGE = __package__.split(".")[0]
 SECONDS = 900
 # What is wrong with what was shared, not with how it is written: nobody should load such files.
 UNTRUSTWORTHY = frozenset(
-    """auto-map-elsewhere card-of-other-files lfs-pointer path-leads-out pickle pickle-of-trainer broken-link
-    weights-damaged weights-index weights-missing weights-do-not-fit config-unreadable secret""".split()
+    """adapter-elsewhere auto-map-elsewhere card-of-other-files lfs-pointer path-leads-out pickle pickle-of-trainer
+    broken-link weights-damaged weights-index weights-missing weights-do-not-fit config-unreadable secret""".split()
 )
 
 
@@ -54,13 +54,15 @@ def read_only_findings(folder: Path, secrets: Iterable[str] = ()) -> list[Findin
 
 
 def code_facts(folder: Path) -> list[str]:
-    """What would run: each file, its size, its sha256, and what it imports beyond Python itself."""
-    sources, _ = read_sources(folder)
-    return [
-        f"{source.name}: {len(source.text.splitlines())} lines, sha256 {sha256(folder / source.name)}, imports "
-        f"{', '.join(third_party(source)) or 'nothing but Python'}"
-        for source in sources.values()
-    ]
+    """What would run: each file, its size, its sha256, and what it imports."""
+    rows = []
+    for name, path in files_of(folder).items():
+        if name.endswith(".py") and path.is_file():
+            sources, _ = read_sources(path.parent)
+            used = ", ".join(absolute_imports(sources[path.stem])) if path.stem in sources else "what cannot be parsed"
+            size = f"{path.stat().st_size:,} bytes"
+            rows.append(f"{name}: {size}, sha256 {sha256(path)}, imports {used or 'only its neighbours'}")
+    return rows
 
 
 def check(folder: str | Path, run: bool = True, secrets: Iterable[str] = ()) -> Report:
@@ -97,8 +99,8 @@ def probe(folders: list[Path], blocked: Iterable[str] = (PACKAGE,)) -> list[dict
     if not folders:
         return []
     with tempfile.TemporaryDirectory(prefix="check.") as place:
-        work = Path(place).resolve()
-        (work / "tmp").mkdir()
+        work, said_in = Path(place).resolve() / "work", Path(place).resolve()  # what runs may not write its own answer
+        (work / "tmp").mkdir(parents=True)
         kept = {
             key: value
             for key, value in os.environ.items()
@@ -108,7 +110,7 @@ def probe(folders: list[Path], blocked: Iterable[str] = (PACKAGE,)) -> list[dict
             HF_HOME=str(work / "home"), HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TMPDIR=str(work / "tmp")
         )
         own |= dict(CUDA_VISIBLE_DEVICES="", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_OFFLINE="1")
-        answers = [str(work / f"{index}.json") for index in range(len(folders))]
+        answers = [str(said_in / f"{index}.json") for index in range(len(folders))]
         job = dict(folders=[str(folder.resolve()) for folder in folders], answers=answers, blocked=list(blocked))
         try:
             done = subprocess.run(

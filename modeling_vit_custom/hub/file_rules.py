@@ -59,7 +59,7 @@ def files_of(folder: Path) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if (path.is_file() or path.is_symlink()) and not any(
+        if (path.is_file() or (path.is_symlink() and not path.is_dir())) and not any(
             part in (".git", ".cache", "__pycache__") for part in parts
         ):
             found["/".join(parts)] = path
@@ -98,8 +98,8 @@ def content_findings(files: dict[str, Path], secrets: Iterable[str] = ()) -> Ite
         secrets: texts that must stand nowhere, as the token of the one who asks.
     """
     for name, path in files.items():
-        if path.is_symlink() and not path.resolve().is_file():
-            yield Finding("broken-link", name, "the link leads nowhere: put the file itself here.")
+        if not path.is_file():
+            yield Finding("broken-link", name, "the link leads to no file: put the file itself here.")
             continue
         base = name.split("/")[-1]
         if any(fnmatch(base, pattern) for pattern in SECRET_FILES):
@@ -112,7 +112,7 @@ def content_findings(files: dict[str, Path], secrets: Iterable[str] = ()) -> Ite
                 name,
                 "it is a pointer of git-lfs, not the file: run `git lfs pull`, or download it again.",
             )
-        elif not base.endswith(PICKLED) and is_pickle(path, head):
+        elif not base.endswith(PICKLED) and is_pickle(path, head) and not is_safetensors(path):
             says = "it is a pickle under another name, and can run code when it is loaded: take it out."
             yield Finding("pickle", name, says)
         if path.suffix.lower() in TEXTS and path.stat().st_size < 1 << 22:
@@ -129,6 +129,15 @@ def is_pickle(path: Path, head: bytes) -> bool:
         except zipfile.BadZipFile:
             return False
     return False
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whose first bytes, a length, can be those of a pickle by chance."""
+    try:
+        safetensors_header(path)
+    except ValueError:
+        return False
+    return True
 
 
 def text_findings(name: str, text: str, secrets: Iterable[str]) -> Iterator[Finding]:
@@ -185,10 +194,12 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
             }
             for name, entry in header.items():
                 start, stop = entry["data_offsets"]
+                if any(side < 0 for side in entry["shape"]):
+                    raise ValueError(f"the tensor {name} has a negative side")
                 if entry["dtype"] in widths and stop - start != widths[entry["dtype"]] * math.prod(entry["shape"]):
                     raise ValueError(f"the tensor {name} has not the bytes that its shape needs")
             return header, 8 + size + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"its header cannot be read ({str(error)[:80]})") from None
 
 

@@ -90,7 +90,7 @@ def absolute(source: Source, modules: set[str]) -> Iterator[Finding]:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level:
             names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-        own = next((part for name in names for part in name.split(".") if part in modules), None)
+        own = next((part for name in names for part in own_parts(name) if part in modules), None)
         if own is not None and names[0].split(".")[0] not in EVERYBODY_HAS:
             yield Finding(
                 "import-of-own-package",
@@ -111,6 +111,13 @@ def absolute(source: Source, modules: set[str]) -> Iterator[Finding]:
             "within `try` and say in a sentence what needs it.",
             "warning",
         )
+
+
+def own_parts(name: str) -> list[str]:
+    """What of `package.file` or `package.file.Name`, or of `file`, could be a file beside this one."""
+    parts = name.split(".")
+    own = parts[:1] if len(parts) < 2 else parts[1:2] if len(parts) < 3 or parts[2][:1].isupper() else []
+    return [*own, *parts[:1]]
 
 
 def excused_lines(source: Source) -> set[int]:

@@ -43,6 +43,7 @@ WATCHED = {
         "os.symlink",
         "os.truncate",
         "os.chmod",
+        "sqlite3.connect",
     ),
 }
 RULE_OF = {event: rule for rule, events in WATCHED.items() for event in events}
@@ -57,8 +58,8 @@ class Stop(Exception):
 class Probe:
     """One folder."""
 
-    def __init__(self, folder: str):
-        self.folder, self.phase = folder, "importing"
+    def __init__(self, folder: str, answer: str):
+        self.folder, self.answer, self.phase = folder, answer, "importing"
         self.findings: list[dict[str, str]] = []
         self.facts: list[str] = []
         self.config_json = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
@@ -75,12 +76,14 @@ class Probe:
         if event == "open":
             path, mode, flags = arguments
             writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else flags & os.O_ACCMODE
-            if not writes or isinstance(path, int) or inside_work(path):
+            done = self.phase == "done" and os.fsdecode(path) == self.answer if not isinstance(path, int) else True
+            if not writes or done or inside_work(path):
                 return
             rule = "audit-write"
         else:
             rule = RULE_OF.get(event, "")
-            if not rule or (rule == "audit-write" and inside_work(arguments[0])):
+            paths = [part for part in arguments[:2] if isinstance(part, str | bytes | os.PathLike)]
+            if not rule or (rule == "audit-write" and all(inside_work(path) for path in paths)):
                 return
         what = " ".join(str(part) for part in arguments[:3] if part is not None)[:100]
         says = f"{self.phase} it, the code does `{event}` ({what}): a model needs none of this, take it out."
@@ -360,7 +363,7 @@ class Probe:
 
 def inside_work(path: Any) -> bool:
     text = os.path.realpath(os.fsdecode(path))
-    return text.startswith((str(WORK) + os.sep, "/dev/")) or text == str(WORK)
+    return text.startswith(str(WORK) + os.sep) or text in (str(WORK), "/dev/null")
 
 
 def line_of_code() -> str:
@@ -462,7 +465,7 @@ def same_values(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 def look(folder: str, answer: str):
-    probe = Probe(folder)
+    probe = Probe(folder, answer)
     sys.dont_write_bytecode = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     transformers.utils.logging.set_verbosity_error()

@@ -16,6 +16,7 @@ from .doctor import UNTRUSTWORTHY
 from .doctor import read_only_findings
 from .file_rules import files_of
 from .file_rules import names_findings
+from .file_rules import sha256
 from .findings import Finding
 from .findings import Report
 from .remote import HubProblem
@@ -57,6 +58,10 @@ def fetch(
         wanted = {path: file for path, file in files.items() if not any(fnmatch(path, p) for p in leave_out)}
         refuse(Report(f"{repo}@{commit}", list(names_findings(wanted))), "leave it out with --leave-out NAME")
         folder = download(repo, commit, wanted, api, cache, say)
+        told = {path: [file.size, file.blob, file.sha256] for path, file in files.items()}
+        whole = listed_in(cache, repo, commit)
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_text(json.dumps(told))
         if revision != commit:  # so that the name leads here without network too
             name = cache / f"models--{repo.replace('/', '--')}" / "refs" / revision
             name.parent.mkdir(parents=True, exist_ok=True)
@@ -86,27 +91,32 @@ def download(repo: str, commit: str, files: dict[str, RemoteFile], api: HfApi, c
     return cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
 
 
+def listed_in(cache: Path, repo: str, commit: str) -> Path:
+    """Where a fetch that has ended well keeps the server's list of files, for later ones without network."""
+    return cache / f"models--{repo.replace('/', '--')}" / "pulled" / f"{commit}.json"
+
+
 def from_cache(
     repo: str, revision: str, api: HfApi, cache: Path, leave_out: Iterable[str]
 ) -> tuple[str, Path, list[str]]:
-    """The same without network: a file of the cache bears the server's hash as its name."""
+    """The same without network, of what was fetched before."""
     storage = cache / f"models--{repo.replace('/', '--')}"
     named = storage / "refs" / revision
     commit = named.read_text().strip() if named.is_file() else revision
     folder = storage / "snapshots" / commit
     if not folder.is_dir():
         raise HubProblem(f"{repo} at {revision} is not in the cache: pull it once without --offline.")
-    files = {path: file for path, file in files_of(folder).items() if not any(fnmatch(path, p) for p in leave_out)}
+    listed = listed_in(cache, repo, commit)
+    if not listed.is_file():
+        raise HubProblem(f"{repo} at {revision} was never fetched as a whole: pull it once without --offline.")
+    told = {path: RemoteFile(*row) for path, row in json.loads(listed.read_text()).items()}
+    files = {path: file for path, file in told.items() if not any(fnmatch(path, p) for p in leave_out)}
     refuse(Report(f"{repo}@{commit}", list(names_findings(files))), "leave it out with --leave-out NAME")
     for path, file in files.items():
-        name = file.resolve().name
-        if not RemoteFile(file.stat().st_size, name, name if len(name) == 64 else None).is_file(file):
+        if not (folder / path).is_file():
+            raise HubProblem(f"the cache lacks {path} of {repo}: pull it again without --offline.")
+        if not file.is_file(folder / path):
             raise HubProblem(f"{path} in the cache is not what {repo} had: pull it again without --offline.")
-    listed = storage / "trees" / f"{commit}.json"  # huggingface_hub 2 writes it
-    told = json.loads(listed.read_text())["files"] if listed.is_file() else {}
-    lost = [path for path in told if path not in files and not any(fnmatch(path, p) for p in leave_out)]
-    if lost:
-        raise HubProblem(f"the cache lacks {', '.join(lost[:3])} of {repo}: pull it again without --offline.")
     return commit, folder, sorted(files)
 
 
@@ -142,10 +152,7 @@ def pull(repo: str, revision: str, target: str | Path, **settings) -> tuple[str,
         report = Report(f"{repo}@{commit}", [*read_only_findings(new), *shape_findings(new)])
         refuse(report)
         if target.exists() and any(target.iterdir()):
-            same = {path: file.read_bytes() for path, file in files_of(target).items()} == {
-                path: file.read_bytes() for path, file in files_of(new).items()
-            }
-            if not same:
+            if hashes(target) != hashes(new):
                 raise HubProblem(f"{target} holds something else already: name a new folder, nothing is written over.")
             say(f"{target} has it already, every file equal.")
         else:
@@ -153,6 +160,10 @@ def pull(repo: str, revision: str, target: str | Path, **settings) -> tuple[str,
                 target.rmdir()
             new.rename(target)
     return commit, report
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path: sha256(file) for path, file in files_of(folder).items() if file.is_file()}
 
 
 def compare_with(folder: Path, repo: str, revision: str, api: HfApi, say: Say = print) -> list[Finding]:

@@ -25,6 +25,7 @@ from .remote import status
 from .staging import next_tag
 
 Say = Callable[[str], None]
+TWIN = "transformers"  # the sub-folder of the layout that needs no code
 STALE = (".py", ".safetensors", INDEX, *PICKLED)
 
 
@@ -42,11 +43,9 @@ class Remote:
         """(files to add or change, files to delete): of what is there and not staged, code and weights alone go."""
         added = [path for path, file in files.items() if path not in self.files or not self.files[path].is_file(file)]
         folders = {path.rpartition("/")[0] for path in files}
-        deleted = [
-            path
-            for path in self.files
-            if path not in files and path.endswith(STALE) and path.rpartition("/")[0] in folders
-        ]
+        gone = [path for path in self.files if path not in files]
+        deleted = [path for path in gone if path.endswith(STALE) and path.rpartition("/")[0] in folders]
+        deleted += [path for path in gone if path.startswith(f"{TWIN}/") and path not in deleted]  # of older weights
         return added, deleted
 
     def tag_at_head(self) -> str | None:
@@ -177,6 +176,13 @@ def push(
                 f"({in_a_sentence(error, repo)}): run the same command again, which makes the tag alone."
             ) from error
     return made
+
+
+def has_branch(api: HfApi, repo: str, branch: str, say: Say = print) -> bool:
+    try:
+        return any(ref.name == branch for ref in retried(lambda: api.list_repo_refs(repo).branches, say, repo))
+    except Exception as error:
+        raise HubProblem(in_a_sentence(error, repo)) from error
 
 
 def start_branch(api: HfApi, repo: str, branch: str, say: Say = print) -> Remote:

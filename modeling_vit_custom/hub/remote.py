@@ -36,6 +36,29 @@ class HubProblem(Exception):
     """What went wrong, and what to do, in a sentence without secrets."""
 
 
+def read_name(text: str) -> tuple[str, str]:
+    """(owner/name, revision) of `owner/name[@revision]`; the main branch where none is named.
+
+    Raises:
+        HubProblem: it is none.
+    """
+    repo, at, revision = text.partition("@")
+    one = r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}"
+    if not re.fullmatch(f"{one}/{one}", repo, flags=re.ASCII) or (at and not revision):
+        raise HubProblem(f"{text!r} is no name of a repository: write owner/name, or owner/name@revision.")
+    return repo, revision or "main"
+
+
+def check_tag(tag: str):
+    """
+    Raises:
+        HubProblem: git does not take it, or it is the name of a branch.
+    """
+    good = re.fullmatch(r"[A-Za-z0-9][\w.-]*", tag, flags=re.ASCII) and ".." not in tag
+    if not good or tag.endswith((".", ".lock")) or tag in ("main", "HEAD", "timm"):
+        raise HubProblem(f"--tag {tag!r} cannot be a tag: use letters, digits, dots, dashes, and no branch's name.")
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """
@@ -117,7 +140,7 @@ def wait_of(error: BaseException, attempt: int) -> float:
         headers = getattr(getattr(cause, "response", None), "headers", {})
         asked = str(headers.get("Retry-After", ""))
         if asked.isdigit():
-            return float(asked)
+            return min(float(asked), 300.0)
     return float(min(2**attempt, 30))
 
 

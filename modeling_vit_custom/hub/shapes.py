@@ -38,7 +38,8 @@ def shape_findings(folder: Path) -> Iterator[Finding]:
     config = read_configs(folder)[0].get("config.json", {})
     tensors, problems = read_headers(folder)
     config_class = CONFIGS.get(str(config.get("model_type")))
-    model_class = MODELS.get((config.get("architectures") or [""])[0])
+    named = config.get("architectures")
+    model_class = MODELS.get(str(named[0])) if isinstance(named, list) and named else None
     if problems or not tensors or config_class is None or model_class is None:
         return
     try:

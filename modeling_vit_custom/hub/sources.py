@@ -39,6 +39,21 @@ class Source:
                 found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         return found
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """{name in this file: what it is by absolute imports}: of `from os import system as s` {"s": "os.system"}."""
+        found: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        return found
+
+    def true_name(self, dotted: str) -> str:
+        first, dot, rest = dotted.partition(".")
+        return self.origins.get(first, first) + dot + rest
+
     def at(self, node: ast.AST) -> str:
         return f"{self.name}:{getattr(node, 'lineno', 1)}"
 
@@ -46,11 +61,11 @@ class Source:
 def read_sources(folder: Path) -> tuple[dict[str, Source], dict[str, SyntaxError]]:
     """({module: file}, {module: why it is none}) of the files at the top of a folder."""
     sources, broken = {}, {}
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(path for path in folder.glob("*.py") if path.is_file()):
         text = path.read_text(encoding="utf-8", errors="replace")
         try:
             sources[path.stem] = Source(path.name, text, ast.parse(text))
-        except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # null bytes, endless nesting
             broken[path.stem] = error if isinstance(error, SyntaxError) else SyntaxError(str(error))
     return sources, broken
 
@@ -61,7 +76,8 @@ def top_level(tree: ast.Module) -> Iterator[ast.stmt]:
     while waiting:
         node = waiting.pop(0)
         yield node
-        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "'__main__' == __name__"):
+            waiting += node.orelse
             continue
         for name in ("body", "orelse", "finalbody", "handlers"):
             for child in getattr(node, name, ()):

@@ -97,6 +97,15 @@ def stage(
     problems += card_findings(checkpoint)
     if problems:
         raise HubProblem(f"{checkpoint} cannot be shared:\n" + "\n".join(f"  {finding}" for finding in problems))
+    strange = [
+        name
+        for name, path in files_of(checkpoint).items()
+        if path.is_symlink()
+        and checkpoint.resolve() not in path.resolve().parents
+        and "blobs" not in path.resolve().parts
+    ]
+    if strange:
+        raise HubProblem(f"{strange[0]} links out of {checkpoint}: put the file itself there, or take it out.")
     staged, allow = Staged(folder, checkpoint), list(allow)
     shipped = stage_code(checkpoint, folder, code)
     weights = stage_weights(checkpoint, folder, max_shard_size)
@@ -119,7 +128,7 @@ def stage(
     for name in OF_A_RUN if run is not None else ():
         if run is not None and (run / name).is_file() and not (folder / name).exists():
             shutil.copyfile(run / name, folder / name)
-    refuse_other_metrics(folder, checkpoint)
+    refuse_other_evidence(folder, checkpoint)
     config["auto_map"] = AUTO_MAPS[config["model_type"]] if code == "package" else config.get("auto_map", {})
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -192,22 +201,33 @@ def bytes_of(size: str) -> float:
     return float(found[1]) * {"K": 1e3, "M": 1e6, "G": 1e9}[found[2]]
 
 
-def refuse_other_metrics(folder: Path, checkpoint: Path):
-    """Measured numbers are published with the weights that they were measured of."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return
-    try:
-        told = json.loads(path.read_text(encoding="utf-8")).get("weights") or {}
-    except (ValueError, AttributeError):
-        raise HubProblem("metrics.json is no JSON object: measure again, or take the file out.") from None
-    for name, digest in told.items():
-        found = checkpoint / name
-        if not found.is_file() or sha256(found) != digest:
-            raise HubProblem(
-                f"metrics.json was measured of another {name} than {checkpoint} has (sha256 {digest[:12]}...): measure "
-                "again, or take metrics.json out."
-            )
+def refuse_other_evidence(folder: Path, checkpoint: Path):
+    """Measured numbers and proofs are published with the weights that they are of, and so is a picture of answers."""
+    wrong = []
+    for name in ("metrics.json", "parity.json"):
+        if not (folder / name).is_file():
+            continue
+        try:
+            told = json.loads((folder / name).read_text(encoding="utf-8")).get("weights") or {}
+        except (ValueError, AttributeError):
+            raise HubProblem(f"{name} is no JSON object: measure again, or take the file out.") from None
+        other = [file for file, told_hash in told.items() if sha256_or_none(checkpoint / file) != told_hash]
+        wrong += [f"{name} was measured of another {file} than {checkpoint} has" for file in other]
+    if wrong:
+        rest = [name for name in ("source.json", "predictions.png") if (folder / name).is_file()]
+        also = f", and {' and '.join(rest)} with it" if rest else ""
+        raise HubProblem(f"{'; '.join(wrong)}: measure again, or take the file out{also}.")
+    if (folder / "predictions.png").is_file() and not (folder / "metrics.json").is_file():
+        raise HubProblem("predictions.png is here and no metrics.json that says of which weights: take it out.")
+
+
+def cache_of(link: Path) -> set[Path]:
+    """Where the client's cache keeps what a link in a snapshot leads to."""
+    return {parent for parent in link.resolve().parents if parent.name == "blobs"}
+
+
+def sha256_or_none(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
 
 
 def next_tag(tags: Iterable[str]) -> str:
