@@ -368,7 +368,7 @@ SOUND = {
         "try:\n    from einops.layers_toy.torch import R\nexcept ImportError:\n    R = None"
     ),
     "no buffer yet": in_layer("self.register_buffer('mask', None, persistent=False)"),
-    "a tensor for a moment": in_forward("self = self; shift = torch.zeros(6)"),
+    "a tensor for a moment": in_forward("shift = torch.zeros(6)"),
     "a version beside code": added(
         LAYERS, "import os\ndef later():\n    return os.path.basename(__file__) + ' v1.beta'"
     ),
