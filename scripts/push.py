@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> str | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("repo", metavar="owner/name")
-    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, hashes and card, and send nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, hashes and card, and publish nothing")
     parser.add_argument("--private", action="store_true", help="make the repository private, if it is made now")
     parser.add_argument("--create-pr", action="store_true", help="as a pull request")
     parser.add_argument("--tag", help="the name of this version; v1, v2, ... if left out")
@@ -93,7 +93,7 @@ def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None
         print("\n".join(manifest(staged.files, remote)), *(f"left out: {line}" for line in staged.left_out), sep="\n")
         check_staged(folder, repo)
     if arguments.dry_run:
-        print(f"\n{(folder / 'README.md').read_text(encoding='utf-8')}\nNothing was sent. The tag would be {tag}.")
+        print(f"\n{(folder / 'README.md').read_text(encoding='utf-8')}\nNothing was published. The tag would be {tag}.")
         return None
     made = Pushed(str(remote.head), tag, None)
     if not unchanged:

@@ -77,17 +77,18 @@ def model(work):
 
 
 @pytest.fixture(scope="module")
-def published(call, model):
-    """What a dry run and three pushes print."""
+def published(call, hub, model):
+    """What a dry run, which comes first, and two pushes print, and what the dry run has asked of the Hub."""
     push = "push", model, REPO, "--license", "mit"
     return {
         "dry run": call(*push, "--native", "--dry-run"),
+        "asked by it": list(hub.log),
         "first": call(*push, "--native", "--message", "hello"),
         "again": call(*push, "--native"),
     }
 
 
-def test_a_dry_run_shows_files_hashes_and_card_and_sends_nothing(published, hub):
+def test_a_dry_run_shows_files_hashes_and_card_and_publishes_nothing(published):
     code, printed = published["dry run"]
     assert code == 0, printed
     rows = dict(re.findall(r"^new +[\d,]+  [0-9a-f]{64}  (\S+)()$", printed, flags=re.MULTILINE))
@@ -95,9 +96,9 @@ def test_a_dry_run_shows_files_hashes_and_card_and_sends_nothing(published, hub)
         rows
     )
     assert "license: mit" in printed
-    assert "Nothing was sent. The tag would be v1." in printed
-    first = next(n for n, request in enumerate(hub.log) if request.method == "POST")
-    assert "/repos/create" in hub.log[first].path, "the first thing that was sent is the second call's"
+    assert "Nothing was published. The tag would be v1." in printed
+    asked = {request.path for request in published["asked by it"] if request.method not in ("GET", "HEAD")}
+    assert asked == {"/api/validate-yaml"}, "the Hub looks the card over and keeps nothing of it"
 
 
 def test_a_push_publishes_and_an_unchanged_one_says_so(published, hub):
