@@ -1,20 +1,33 @@
 """Train by a recipe and leave a folder that is ready for the Hub.
 
     python scripts/train.py configs/recipes/quickstart.yaml
+    python scripts/train.py configs/recipes/quickstart.yaml --seed 1 --config_overrides.depths '[8]'
+    python scripts/train.py configs/recipes/quickstart.yaml --save_steps 100 --resume_from_checkpoint
+    accelerate launch --config_file configs/accelerate/ddp.yaml scripts/train.py configs/recipes/quickstart.yaml
 
-The folder holds `checkpoint/` (weights, configuration, code, processor, card), `examples/` (held-out images), for most
-tasks `predictions.png`, and `metrics.json`: what the model reached, and what a trivial answer reaches.
+Every key of a recipe is an option too. The folder holds `checkpoint/` (weights, configuration, code, processor, card),
+`examples/` (held-out images), for most tasks `predictions.png`, `recipe.yaml`: the run with all that was set, and
+`metrics.json`: what the model reached, and what a trivial answer reaches. Until a run ends, its checkpoints are in
+`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on.
 """
 
 import argparse
 import json
+import shlex
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+import yaml
+
+from modeling_vit_custom.hub import refuse_strangers
 from modeling_vit_custom.hub import run_folder
 from modeling_vit_custom.hub import sha256
 from modeling_vit_custom.hub import write_card
 from modeling_vit_custom.inspection import birth_certificate
+from modeling_vit_custom.training import Recipe
 from modeling_vit_custom.training import Trained
+from modeling_vit_custom.training import checkpoints_in
 from modeling_vit_custom.training import read_recipe
 from modeling_vit_custom.training import train
 
@@ -23,49 +36,72 @@ ROOT = Path(__file__).parent.parent
 
 def main(argv: list[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="a YAML file of configs/recipes")
-    parser.add_argument("--output_dir", type=Path, help="instead of the recipe's")
-    parser.add_argument("--seed", type=int, help="instead of the recipe's")
-    parser.add_argument("--init_from", help="instead of the recipe's")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("recipe", type=Path, help="a YAML file, as those of configs/recipes")
+    arguments, settings = parser.parse_known_args(argv)
 
-    recipe = read_recipe(arguments.recipe)
-    if arguments.seed is not None:
-        recipe.training.seed = arguments.seed
-    recipe.model.init_from = arguments.init_from or recipe.model.init_from
-    name, folder = recipe.path.stem, arguments.output_dir or Path(str(recipe.training.output_dir))
-    with run_folder(folder, run=name) as partial:
-        recipe.training.output_dir = str(partial / "trainer")
-        trained = train(recipe)
-        if not any((partial / "trainer").iterdir()):  # it holds Trainer's checkpoints where the recipe saves any
-            (partial / "trainer").rmdir()
-        checkpoint, model, task = partial / "checkpoint", trained.model, trained.task
-        model.save_pretrained(checkpoint)
-        trained.processor.save_pretrained(checkpoint)
-        certificate = birth_certificate(f"python scripts/train.py {arguments.recipe}")
-        figures = dict(
-            license="apache-2.0",
-            task=task.name,
-            dataset=recipe.data.dataset,
-            num_train_images=trained.num_train_images,
-            num_test_images=len(trained.held_out),
-            metric=task.metric,
-            reached=trained.metrics,
-            baseline=trained.baseline,
-            weights={path.name: sha256(path) for path in checkpoint.glob("*.safetensors")},
-            seed=recipe.training.seed,
-            seconds=trained.seconds,
-            certificate=certificate,
-            recipe=recipe.path.name,
-            recipe_text=recipe.path.read_text(encoding="utf-8"),
-        )
-        (partial / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        write_card(checkpoint, ROOT / "model_card.md", repo=f"owner/vit-custom-{name}", metrics=figures)
-        save_examples(partial, trained, recipe.data.num_examples)
-    print(f"\n{task.metric} on {len(trained.held_out)} held-out images: {trained.metrics[task.metric]:.4f}")
-    print(f"of a trivial answer: {trained.baseline[task.metric]:.4f}; {trained.seconds:.0f} s.")
-    print(f"The checkpoint, ready for the Hub: {folder / 'checkpoint'}")
+    recipe = read_recipe(arguments.recipe, settings)
+    name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
+    resolved, main_process = recipe.resolved(), recipe.training.process_index == 0
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    refuse_to_forget(unfinished, resumes=bool(recipe.training.resume_from_checkpoint))
+    recipe.training.output_dir = str(unfinished)
+    refuse_strangers(folder, name)
+    trained = train(recipe)
+    with run_folder(folder, run=name) if main_process else nullcontext(folder) as partial:
+        trained.save(partial / "checkpoint")
+        if main_process:
+            write_results(partial, name, recipe, resolved, trained, [str(arguments.recipe), *settings])
+    if main_process:
+        keep_checkpoints(unfinished, folder / "trainer")
+        metric, task = trained.metrics, trained.task.metric
+        print(f"\n{task} on {len(trained.held_out)} held-out images: {metric[task]:.4f}")
+        print(f"of a trivial answer: {trained.baseline[task]:.4f}; {trained.seconds:.0f} s.")
+        print(f"The checkpoint, ready for the Hub: {folder / 'checkpoint'}")
     return folder
+
+
+def refuse_to_forget(unfinished: Path, resumes: bool):
+    if not resumes and checkpoints_in(unfinished):
+        raise FileExistsError(
+            f"{unfinished} holds checkpoints of a run that did not end: go on with --resume_from_checkpoint, or remove "
+            "that folder."
+        )
+
+
+def keep_checkpoints(unfinished: Path, place: Path):
+    """Where the recipe saves any, they come to rest in the result."""
+    if checkpoints_in(unfinished):
+        unfinished.rename(place)
+    else:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, trained: Trained, words: list[str]):
+    task, checkpoint = trained.task, folder / "checkpoint"
+    certificate = birth_certificate(f"python scripts/train.py {shlex.join(words)}")
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+    told = "".join(f"# {key}: {certificate[key]}\n" for key in ("command", "hardware", "versions", "commit"))
+    (folder / "recipe.yaml").write_text(f"{told}{text}", encoding="utf-8")
+    figures = dict(
+        license="apache-2.0",
+        task=task.name,
+        dataset=recipe.data.dataset,
+        num_train_images=trained.num_train_images,
+        num_test_images=len(trained.held_out),
+        metric=task.metric,
+        reached=trained.metrics,
+        baseline=trained.baseline,
+        weights={path.name: sha256(path) for path in checkpoint.glob("*.safetensors")},
+        seed=recipe.training.seed,
+        seconds=trained.seconds,
+        certificate=certificate,
+        recipe=recipe.path.name,
+        recipe_text=recipe.path.read_text(encoding="utf-8"),
+    )
+    (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if not recipe.model.is_foreign:  # another's card is not ours to write
+        write_card(checkpoint, ROOT / "model_card.md", repo=f"owner/vit-custom-{name}", metrics=figures)
+    save_examples(folder, trained, recipe.data.num_examples)
 
 
 def save_examples(folder: Path, trained: Trained, count: int):

@@ -8,6 +8,7 @@ from .doctor import code_facts
 from .file_rules import sha256
 from .findings import Finding
 from .findings import Report
+from .folder import refuse_strangers
 from .folder import run_folder
 from .last_looks import check_staged
 from .last_looks import kind_of
@@ -53,6 +54,7 @@ __all__ = [
     "pull",
     "push",
     "read_name",
+    "refuse_strangers",
     "run_folder",
     "see",
     "sha256",

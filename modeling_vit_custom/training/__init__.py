@@ -1,5 +1,20 @@
-"""Training with transformers' Trainer: recipes, data, batches, metrics."""
+"""Training with transformers' Trainer: recipes, data, augmentation, batches, losses, averages, checkpoints, metrics.
 
+Each part also works in anyone's own Trainer.
+"""
+
+from .adapters import add_lora
+from .adapters import merge
+from .augmentation import Augmented
+from .augmentation import Normalise
+from .augmentation import Prepared
+from .augmentation import RepeatedAugmentationSampler
+from .augmentation import WithSteps
+from .augmentation import make_transform
+from .averaging import AveragedEvaluation
+from .averaging import WeightAverage
+from .checkpoints import WholeCheckpoints
+from .checkpoints import checkpoints_in
 from .collators import ImageCollator
 from .collators import ImageTextCollator
 from .collators import MaskedImageCollator
@@ -9,27 +24,67 @@ from .collators import SegmentationCollator
 from .data import DATASETS
 from .data import load_digits
 from .detection_data import DetectionCollator
+from .distillation import CachedTeach
+from .distillation import DistillationLoss
+from .distillation import Teach
+from .distillation import cache_predictions
+from .distillation import load_teacher
+from .mixing import Mix
+from .mixing import MixPixels
+from .mixing import soft_cross_entropy
+from .parameter_groups import make_optimizer
+from .parameter_groups import parameter_groups
+from .probing import ProbeCallback
 from .recipe import Recipe
 from .recipe import read_recipe
 from .run import Trained
+from .run import load_data
 from .run import train
+from .sources import load_source
+from .streams import NumberedStream
 from .tasks import TASKS
 from .trainer import ViTCustomTrainer
 
 __all__ = [
     "DATASETS",
     "TASKS",
+    "Augmented",
+    "AveragedEvaluation",
+    "CachedTeach",
     "DetectionCollator",
+    "DistillationLoss",
     "ImageCollator",
     "ImageTextCollator",
     "MaskedImageCollator",
+    "Mix",
+    "MixPixels",
+    "Normalise",
     "Numbered",
+    "NumberedStream",
     "PreTrainingCollator",
+    "Prepared",
+    "ProbeCallback",
     "Recipe",
+    "RepeatedAugmentationSampler",
     "SegmentationCollator",
+    "Teach",
     "Trained",
     "ViTCustomTrainer",
+    "WeightAverage",
+    "WholeCheckpoints",
+    "WithSteps",
+    "add_lora",
+    "cache_predictions",
+    "checkpoints_in",
+    "load_data",
     "load_digits",
+    "load_source",
+    "load_teacher",
+    "make_optimizer",
+    "make_transform",
+    "merge",
+    "parameter_groups",
     "read_recipe",
+    "soft_cross_entropy",
     "train",
 ]

@@ -17,7 +17,7 @@ from ..configuration_checks import pair
 from ..configuration_stages import grid_at
 from ..configuration_vit_custom import ViTCustomConfig
 from .detection_data import pad
-from .trainer import ID_COLUMNS
+from .naming import name_of
 
 
 class Numbered(Dataset):
@@ -45,12 +45,6 @@ class Numbered(Dataset):
         return [{"index": i, **row, "epoch": epoch} for i, row in zip(indices, rows, strict=True)]
 
 
-def name_of(position: int, row: dict[str, Any]) -> str:
-    """A row as a person finds it."""
-    ids = [f" ({name} {row[name]})" for name in ID_COLUMNS if name in row]
-    return f"Row {position} of the batch{ids[0] if ids else ''}"
-
-
 def refuse_infinite(images: Sequence[torch.Tensor] | torch.Tensor, rows: list[dict[str, Any]]):
     """(B, C, H, W) or B x (C, H', W') -> nothing."""
     for position, (image, row) in enumerate(zip(images, rows, strict=True)):
@@ -61,7 +55,10 @@ def refuse_infinite(images: Sequence[torch.Tensor] | torch.Tensor, rows: list[di
 
 
 def pixels_of(image_processor: Callable, rows: list[dict[str, Any]]) -> torch.Tensor:
-    """The rows' `image`s, PIL -> (B, C, H, W)"""
+    """The rows' `image`s -> (B, C, H, W): PIL images processed, tensors of bytes as they are, for the device to
+    normalise."""
+    if isinstance(rows[0]["image"], torch.Tensor):
+        return torch.stack([row["image"] for row in rows])
     images = [row["image"].convert("RGB") for row in rows]
     pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
     refuse_infinite(pixel_values, rows)

@@ -1,14 +1,15 @@
-"""Metrics that need no download: torchmetrics', with pycocotools' boxes; and the same of trivial answers."""
+"""Metrics that need no download: modules of Hugging Face evaluate, beside this file; and figures of trivial answers."""
 
+import uuid
 from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import evaluate
 import torch
 from datasets import Dataset
 from torch import nn
-from torchmetrics.classification import MulticlassJaccardIndex
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_convert
 
 from ..configuration_checks import pair
@@ -16,20 +17,26 @@ from ..modeling_pixels import hidden_pixels
 from ..modeling_pixels import patchify
 
 
-def mean_iou(found: Any, truth: Any, config: Any) -> dict[str, float]:
-    """Two maps of classes (N, H, W) -> the mean over classes of intersection over union, and that of each class.
+def load(name: str) -> evaluate.EvaluationModule:
+    """A file of this folder as a module of Hugging Face evaluate, which never asks the Hub for it.
 
-    Pixels that are ignored in the truth do not count; over all images at once, as is usual.
+    In memory and under a name of its own: otherwise two processes that compute at once would share a file.
     """
-    metric = MulticlassJaccardIndex(
-        config.num_labels, average="none", ignore_index=config.semantic_loss_ignore_index, validate_args=False
-    )
-    for prediction, labels in zip(torch.as_tensor(found), torch.as_tensor(truth), strict=True):
-        metric.update(prediction[None], labels[None].long())
-    values = metric.compute().tolist()
-    return {"mean_iou": float(np.mean(values))} | {
-        f"iou_{config.id2label[index]}": value for index, value in enumerate(values)
-    }
+    path = Path(__file__).with_name(f"{name}.py")
+    return evaluate.load(str(path), experiment_id=uuid.uuid4().hex, keep_in_memory=True)
+
+
+def classification(logits: Any, labels: Any, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """(N, L), (N) -> accuracy, top_5_accuracy, ece; with names, each class too: see classification_metrics.py."""
+    metric = load("classification_metrics")
+    return metric.compute(predictions=logits, references=labels, class_names=class_names)
+
+
+def mean_iou(found: Any, truth: Any, config: Any) -> dict[str, float]:
+    """Two maps of classes (N, H, W) -> the mean over classes of intersection over union, and that of each class."""
+    names, ignored = list(config.id2label.values()), config.semantic_loss_ignore_index
+    metric = load("segmentation_metrics")
+    return metric.compute(predictions=found, references=truth, class_names=names, ignore_index=ignored)
 
 
 def in_pixels(label: dict[str, Any], size: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -41,12 +48,11 @@ def in_pixels(label: dict[str, Any], size: tuple[int, int]) -> dict[str, torch.T
     }
 
 
-def average_precision(found: list[dict], truth: list[dict]) -> dict[str, float]:
-    """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 and 0.75."""
-    metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox")
-    metric.update(found, truth)
-    values = metric.compute()
-    return {name: float(values[name]) for name in ("map", "map_50", "map_75")}
+def average_precision(
+    found: list[dict], truth: list[dict], class_names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 and 0.75; with names, of each class."""
+    return load("detection_metrics").compute(predictions=found, references=truth, class_names=class_names)
 
 
 def corners_of(row: dict[str, Any]) -> torch.Tensor:
@@ -71,16 +77,9 @@ def constant_boxes(train: Dataset, test: Dataset, num_labels: int) -> dict[str, 
     return average_precision(found, truth)
 
 
-def retrieval(images: torch.Tensor, texts: torch.Tensor) -> dict[str, float]:
+def retrieval(images: Any, texts: Any) -> dict[str, float]:
     """Embeddings of pairs (N, E), (N, E) -> how often the partner is among the first 1 or 5 of all N, both ways."""
-    similarity = images @ texts.T
-    found: dict[str, float] = {}
-    for name, scores in (("caption", similarity), ("image", similarity.T)):
-        better = (scores > scores.diagonal()[:, None]).sum(1)
-        equal = (scores == scores.diagonal()[:, None]).sum(1) - 1  # of ties, the middle place
-        place = better + equal / 2
-        found |= {f"{name}_recall_{k}": (place < k).float().mean().item() for k in (1, 5)}
-    return found
+    return load("retrieval_metrics").compute(predictions=images, references=texts)
 
 
 def chance(count: int) -> dict[str, float]:

@@ -1,10 +1,16 @@
-"""Examples with predictions beside the truth, as pictures: one function for each task, and `below` to stack them."""
+"""Examples with predictions beside the truth, as pictures: one function for each task, and `below` to stack them; and
+what a classifier confuses and how far its confidence is right.
+
+L labels.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from PIL import ImageColor
 from PIL import ImageDraw
@@ -13,6 +19,7 @@ from PIL import ImageFont
 GAP, LINE = 4, 14  # pixels between panels, and of a line of text
 PAPER, INK, HIDDEN = "white", "black", "gray"
 RIGHT, WRONG = "green", "firebrick"
+MOST_NAMES, MOST_COUNTS = 50, 20  # classes whose names, and whose counts, can be read beside a confusion matrix
 
 
 def color_of(index: int) -> tuple[int, int, int]:
@@ -110,6 +117,51 @@ def draw_retrieval(image: Image.Image, captions: Sequence[str], correct: str, wi
     if correct not in captions:
         draw.text((image.width + GAP, len(lines) * LINE), f"  right: {correct}", fill=INK, font=font())
     return picture
+
+
+def draw_confusion(confusion: Any, names: Sequence[str]) -> Image.Image:
+    """Counts (L, L), a row for each true class -> each cell in the shade of its share of the row, with its count."""
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(12, 3.5 + 0.35 * len(names))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained", dpi=100)
+    axes = figure.add_subplot()
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(shown, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(names) <= MOST_NAMES:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= MOST_COUNTS:
+        for row, column in zip(*counts.nonzero(), strict=True):
+            color = PAPER if shares[row, column] > 0.5 else INK
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+    return picture_of(figure)
+
+
+def draw_reliability(bins: dict[str, list], error: float) -> Image.Image:
+    """Bins of confidence with `count`, mean `confidence` and `accuracy` -> accuracy by confidence, which are equal on
+    the diagonal, above the share of images in each bin (Guo et al. 2017, figure 4)."""
+    number = len(bins["count"])
+    places = (np.arange(number) + 0.5) / number
+    figure = Figure(figsize=(4.5, 5.5), layout="constrained", dpi=100)
+    above, under = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    filled = [index for index in range(number) if bins["count"][index]]
+    accuracy, confidence = ([bins[name][index] for index in filled] for name in ("accuracy", "confidence"))
+    above.bar(places[filled], accuracy, width=1 / number, color="cornflowerblue", edgecolor=INK, label="accuracy")
+    above.plot(confidence, accuracy, "o", color=WRONG, markersize=4, label="mean confidence")
+    above.plot((0, 1), (0, 1), "--", color=HIDDEN, label="calibrated")
+    above.set(ylabel="accuracy", ylim=(0, 1.03), title=f"expected calibration error {error:.4f}")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    under.bar(places, np.array(bins["count"]) / sum(bins["count"]), width=1 / number, color=HIDDEN, edgecolor=INK)
+    under.set(xlabel="confidence", ylabel="share of images", xlim=(0, 1), ylim=(0, 1))
+    return picture_of(figure)
+
+
+def picture_of(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def beside(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:

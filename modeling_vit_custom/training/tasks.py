@@ -3,10 +3,8 @@
 from abc import ABC
 from abc import abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
 import torch
 from datasets import Dataset
@@ -54,6 +52,7 @@ class Task(ABC):
     higher_is_better = True
     collator_settings: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("image",)  # that a data set must have
+    only_images = True  # what is to be found does not move with an image's pixels
     concatenates = True  # the evaluated batches are one; boxes of an image stay apart from the next image's
 
     def config(self, splits: DatasetDict, settings: dict[str, Any]) -> Any:
@@ -68,8 +67,10 @@ class Task(ABC):
         return []
 
     def processor(self, config: Any, splits: DatasetDict, settings: dict[str, Any]) -> Any:
-        height, width = pair(config.image_size)
-        return self.processor_class(**{"size": dict(height=height, width=width), **HALVES, **settings})
+        if "size" not in settings:
+            height, width = pair(config.image_size)
+            settings = {"size": dict(height=height, width=width), **settings}
+        return self.processor_class(**HALVES | settings)
 
     @abstractmethod
     def collator(self, processor: Any, config: Any, settings: dict[str, Any]) -> Callable: ...
@@ -81,6 +82,10 @@ class Task(ABC):
     def compute_metrics(self, processor: Any, config: Any) -> Callable[[EvalPrediction], dict[str, float]] | None:
         """None where the loss is the metric."""
         return None
+
+    def details(self, prediction: EvalPrediction, processor: Any, config: Any) -> dict[str, Any]:
+        """What a report tells and a training's log does not: each class by itself."""
+        return {}
 
     @abstractmethod
     def baseline(self, splits: DatasetDict, collate: Callable, config: Any) -> dict[str, float]:
@@ -111,13 +116,17 @@ class ImageClassification(Task):
     def collator(self, processor, config, settings):
         return ImageCollator(processor, config.num_labels)
 
-    def compute_metrics(self, processor, config):
-        accuracy = evaluate.load(str(Path(__file__).with_name("accuracy.py")))
+    def select(self, outputs, labels):
+        return outputs[0] if isinstance(outputs, tuple) else outputs  # the logits
 
+    def compute_metrics(self, processor, config):
         def compute(prediction: EvalPrediction) -> dict[str, float]:
-            return accuracy.compute(predictions=np.argmax(prediction.predictions, -1), references=prediction.label_ids)
+            return metrics.classification(prediction.predictions, prediction.label_ids)
 
         return compute
+
+    def details(self, prediction, processor, config):
+        return metrics.classification(prediction.predictions, prediction.label_ids, list(config.id2label.values()))
 
     def baseline(self, splits, collate, config):
         """The class that is most frequent in training."""
@@ -176,6 +185,7 @@ class PreTraining(Task):
 
 class SemanticSegmentation(Task):
     name, metric, columns = "image-segmentation", "mean_iou", ("image", "mask", "objects")
+    only_images = False
     model_class, processor_class = ViTCustomForSemanticSegmentation, SegformerImageProcessor
 
     def class_names(self, splits):
@@ -211,7 +221,7 @@ class SemanticSegmentation(Task):
 
 
 class ObjectDetection(Task):
-    name, metric, concatenates = "object-detection", "map_50", False
+    name, metric, concatenates, only_images = "object-detection", "map_50", False, False
     columns = ("image", "objects", "width", "height")
     model_class, processor_class = ViTCustomForObjectDetection, DetrImageProcessor
 
@@ -226,15 +236,23 @@ class ObjectDetection(Task):
 
     def compute_metrics(self, processor, config):
         def compute(prediction: EvalPrediction) -> dict[str, float]:
-            found, truth = [], []
-            for (logits, boxes), labels in zip(prediction.predictions, prediction.label_ids, strict=True):
-                outputs = ViTCustomObjectDetectionOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
-                sizes = [tuple(np.asarray(label["orig_size"]).tolist()) for label in labels]
-                found += processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
-                truth += [metrics.in_pixels(label, size) for label, size in zip(labels, sizes, strict=True)]
-            return metrics.average_precision(found, truth)
+            return metrics.average_precision(*self.found_and_true(prediction, processor))
 
         return compute
+
+    def details(self, prediction, processor, config):
+        names = list(config.id2label.values())
+        return metrics.average_precision(*self.found_and_true(prediction, processor), names)
+
+    def found_and_true(self, prediction: EvalPrediction, processor: Any) -> tuple[list[dict], list[dict]]:
+        """The boxes of each image, in its own pixels."""
+        found, truth = [], []
+        for (logits, boxes), labels in zip(prediction.predictions, prediction.label_ids, strict=True):
+            outputs = ViTCustomObjectDetectionOutput(logits=torch.tensor(logits), pred_boxes=torch.tensor(boxes))
+            sizes = [tuple(np.asarray(label["orig_size"]).tolist()) for label in labels]
+            found += processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=sizes)
+            truth += [metrics.in_pixels(label, size) for label, size in zip(labels, sizes, strict=True)]
+        return found, truth
 
     def baseline(self, splits, collate, config):
         """In every image the mean box of each class, scored by how often the class is there."""

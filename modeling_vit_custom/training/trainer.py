@@ -4,18 +4,26 @@ class MyTrainer(ViTCustomTrainer, YourTrainer): ...  # it also works in front of
 """
 
 import inspect
+import os
 from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.trainer_utils import get_last_checkpoint
 
-ID_COLUMNS = ("image_id", "id", "index")  # what a row may be known by, the first that it has
+from .augmentation import RepeatedAugmentationSampler
+from .averaging import AveragedEvaluation
+from .checkpoints import WholeCheckpoints
+from .checkpoints import last_checkpoint
+from .checkpoints import refuse_unsharded
+from .naming import ID_COLUMNS
+from .parameter_groups import make_optimizer
+
 ROW_IDS = "row_ids"
 SMOOTHER_COUNTS = "num_items_in_batch" in inspect.signature(LabelSmoother.__call__).parameters  # not in 5.5
 
@@ -44,7 +52,12 @@ class TellsEpoch(TrainerCallback):
             dataset.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
-class ViTCustomTrainer(Trainer):
+class RefusesUnsharded(TrainerCallback):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        refuse_unsharded(model, wanted=os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true")
+
+
+class ViTCustomTrainer(AveragedEvaluation, WholeCheckpoints):
     """A Trainer whose loss is the mean over the valid items of a whole optimizer step: of all accumulated batches, on
     all processes. So one batch gives one gradient however it is split.
 
@@ -52,11 +65,26 @@ class ViTCustomTrainer(Trainer):
     `count_items(**batch)`. It may give a vector, where a loss has several normalisers; the last is then the images.
     A model without that method is trained as by Trainer.
 
-    The evaluation's loss is the mean over all items too, or for a vector the mean over images of the batches' losses.
+    The evaluation's loss is the mean over all items too, or for a vector the mean over images of the batches' losses;
+    on several processes no row counts twice.
+
+    Args, beside Trainer's:
+        device_steps: called in turn on each batch on its device, `(inputs, training) -> inputs`, such as MixPixels(),
+            Teach(teacher) and Normalise(...).
+        layer_decay: each layer learns by this factor slower than the next ("BEiT", appendix H).
+        repeats: so many augmented copies of an image follow each other (DeiT, 6).
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        device_steps: Sequence[Callable] = (),
+        layer_decay: float = 1.0,
+        repeats: int = 1,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        self.device_steps, self.layer_decay, self.repeats = device_steps, layer_decay, repeats
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"This Trainer found {self.args.n_gpu} GPUs and one process, for which it cannot count: launch it with "
@@ -64,10 +92,12 @@ class ViTCustomTrainer(Trainer):
             )
         self.data_collator = WithRowIds(self.data_collator)
         self.add_callback(TellsEpoch)
+        self.add_callback(RefusesUnsharded)
         self.row_ids: list[str] | None = None
         self.num_items: torch.Tensor | None = None
         self.evaluated: list[torch.Tensor] = []
-        self.counts = hasattr(self.accelerator.unwrap_model(self.model), "count_items")
+        self.evaluates = self.idles = False
+        self.counts = hasattr(self.accelerator.unwrap_model(self.model), "count_items") or bool(self.compute_loss_func)
         if self.counts:
             self.model_accepts_loss_kwargs = True
             self.can_return_loss |= not self.label_names  # masked images have a loss and no labels
@@ -78,12 +108,30 @@ class ViTCustomTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.row_ids = inputs.pop(ROW_IDS, None)
-        return super()._prepare_inputs(inputs)
+        inputs = super()._prepare_inputs(inputs)
+        with self.accelerator.autocast():  # a teacher runs as the student does
+            for step in self.device_steps:
+                inputs = step(inputs, not self.evaluates)
+        return inputs
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Without weight decay for norms, biases, tokens and positions, and with `layer_decay`."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.args, self.model if model is None else model, self.layer_decay)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.repeats == 1 or not hasattr(rows, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        return RepeatedAugmentationSampler(len(rows), self.repeats, self.args.data_seed or self.args.seed)
 
     def count(self, batch: dict[str, Any]) -> torch.Tensor:
         """-> () or (n): the items of one batch."""
         model: Any = self.accelerator.unwrap_model(self.model)
         self.row_ids = batch.get(ROW_IDS, self.row_ids)
+        if not hasattr(model, "count_items"):
+            return (batch["labels"] != -100).sum()
         return model.count_items(**{key: value for key, value in batch.items() if key != ROW_IDS})
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
@@ -95,6 +143,7 @@ class ViTCustomTrainer(Trainer):
         except ValueError as error:  # of boxes that cannot be meant
             error.add_note(f"The batch is of {self.rows_in_words()}.")
             raise
+        counts = counts * (not self.idles)
         if self.args.average_tokens_across_devices:
             counts = self.accelerator.reduce(counts, reduction="sum")
         self.num_items = counts
@@ -119,9 +168,9 @@ class ViTCustomTrainer(Trainer):
         loss = loss * share
         if not loss.isfinite().all():
             raise FloatingPointError(self.what_is_not_finite(loss))
-        if self.num_items is not None and not model.training:
+        if self.num_items is not None and self.evaluates:
             weight = self.num_items.reshape(-1)[-1].to(loss.dtype)
-            self.evaluated.append(torch.stack((loss.detach() * weight, weight)))
+            self.evaluated.append(torch.stack((loss.detach() * weight * (not self.idles), weight)))
         return (loss, outputs) if return_outputs else loss
 
     def rows_in_words(self) -> str:
@@ -135,11 +184,35 @@ class ViTCustomTrainer(Trainer):
             if broken
             else "The weights are finite: look at these rows, or lower `learning_rate`"
         )
-        folder = Path(str(self.args.output_dir))
-        last = get_last_checkpoint(folder) if folder.is_dir() else None
+        last = last_checkpoint(Path(str(self.args.output_dir)))
         where = f"after {self.state.global_step} steps, in the batch of {self.rows_in_words()}"
         checkpoint = f"Go on from {last}." if last else "No checkpoint was saved yet: set `save_steps`."
         return f"The loss is {loss.sum().item()} {where}. {cause}. {checkpoint}"
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As Trainer's. The last batch of a process may repeat rows, so that all are equally many; accelerate drops
+        their outputs, and here they do not count for the loss either."""
+        real = self.num_real_rows(inputs)
+        whole = dict(inputs) if real is not None else {}
+        answer = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if real is not None and self.counts:
+            self.evaluated.pop()
+            self.idles = real == 0  # it still runs, with a row that counts nothing: parts of a model may be elsewhere
+            try:
+                part = {key: value[: max(real, 1)] for key, value in whole.items()}
+                super().prediction_step(model, part, True, ignore_keys)
+            finally:
+                self.idles = False
+        return answer
+
+    def num_real_rows(self, inputs: dict[str, Any]) -> int | None:
+        """Of this process's last batch of an evaluation, how many rows no process has had before; None: all."""
+        state = self.accelerator.gradient_state
+        remainder = state.remainder if self.args.world_size > 1 and state.end_of_dataloader else -1
+        size = len(next(value for key, value in inputs.items() if key != ROW_IDS))
+        if remainder <= 0 or remainder == size * self.args.world_size:
+            return None
+        return min(max(remainder - size * self.args.process_index, 0), size)
 
     def evaluation_loop(
         self,
@@ -150,12 +223,16 @@ class ViTCustomTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As Trainer's, which weighs the batches' losses by their images; here their items weigh."""
-        self.evaluated = []
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
-        )
+        self.evaluated, self.evaluates = [], True
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+        finally:
+            self.evaluates = False
         name = f"{metric_key_prefix}_loss"
-        if self.evaluated and output.metrics and name in output.metrics:
-            total, weight = self.accelerator.reduce(torch.stack(self.evaluated).sum(0), reduction="sum").tolist()
+        if self.counts and output.metrics and name in output.metrics:
+            own = torch.stack(self.evaluated).sum(0) if self.evaluated else torch.zeros(2, device=self.args.device)
+            total, weight = self.accelerator.reduce(own, reduction="sum").tolist()
             output.metrics[name] = total / weight
         return output

@@ -1,0 +1,127 @@
+"""A checkpoint, the data to try it on, and its task's figures: what scripts/evaluate_checkpoint.py reports."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig
+from transformers import AutoModel
+from transformers import AutoModelForImageClassification
+from transformers import EvalPrediction
+from transformers import TrainingArguments
+
+from .collators import Numbered
+from .recipe import Recipe
+from .recipe import read_recipe
+from .tasks import TASKS
+from .tasks import Task
+from .trainer import ViTCustomTrainer
+
+CLASSES = "image-classification"
+KEPT = (  # of a recipe's TrainingArguments: what an evaluation goes by
+    *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory", "disable_tqdm"),
+    *("label_smoothing_factor", "seed", "bf16", "fp16", "bf16_full_eval", "fp16_full_eval", "use_cpu"),
+)
+
+
+def load_checkpoint(checkpoint: str, wanted: str | None = None) -> tuple[Task | None, Any]:
+    """A folder or a name on the Hub -> its task, `wanted` or what its architecture is for, and the model. A bare
+    encoder has no task.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it lacks weights of the task's model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{checkpoint} is no folder with a config.json, and no model on the Hub that can be read: check the name."
+        ) from error
+    kind = (config.architectures or ["model of no architecture"])[0]
+    ours = {task.model_class.__name__: task for task in TASKS.values()}
+    task = TASKS[wanted] if wanted else ours.get(kind)
+    loader: Any = AutoModel
+    if task is not None:
+        loader = task.model_class
+    elif kind.endswith("ForImageClassification"):  # one of transformers' own, to compare with
+        task, loader = TASKS[CLASSES], AutoModelForImageClassification
+    model, told = loader.from_pretrained(checkpoint, output_loading_info=True)
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(f"{checkpoint} is a {kind} and has no {missing[0]}: leave --task out, or name its own.")
+    return task, model
+
+
+def recipe_of_run(checkpoint: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """What the run that made a checkpoint was told, and the figures that it reached on its held-out images.
+
+    Raises:
+        FileNotFoundError: the checkpoint does not lie in the folder of a run.
+    """
+    run = Path(checkpoint).resolve().parent
+    if not (run / "metrics.json").is_file():
+        raise FileNotFoundError(
+            f"{run / 'metrics.json'}, which tells the data, is not there: give --dataset or --recipe."
+        )
+    told, whole = json.loads((run / "metrics.json").read_text(encoding="utf-8")), run / "recipe.yaml"
+    text = whole.read_text(encoding="utf-8") if whole.is_file() else told["recipe_text"]
+    return yaml.safe_load(text), told["reached"]
+
+
+def recipe_for_evaluation(settings: dict[str, Any], work: Path) -> Recipe:
+    """A recipe's settings without those of a training; `work` is an empty folder."""
+    unused = {field.name for field in fields(TrainingArguments)}.difference(KEPT)
+    settings = {key: value for key, value in settings.items() if key not in unused and key != "streaming"}
+    settings.setdefault("use_cpu", not torch.accelerator.is_available())  # else torchrun's processes do not share work
+    settings |= dict(output_dir=str(work), report_to="none", remove_unused_columns=False)
+    path = work / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return read_recipe(path)
+
+
+def why_not(task: Task | None, config: Any, splits: Any, recipe: Recipe) -> str | None:
+    """Why a model's own task cannot be evaluated on a recipe's data, if so."""
+    dataset = recipe.data.dataset
+    if task is None:
+        return "A bare encoder has no task to evaluate"
+    if task.name != recipe.model.task:
+        return f"The model is for {task.name}, the data were read for {recipe.model.task}"
+    if lacking := [name for name in task.columns if name not in splits["train"].column_names]:
+        return f"`dataset: {dataset}` has no {', '.join(lacking)}, which {task.name} needs"
+    names, own = task.class_names(splits), list((config.id2label or {}).values())
+    if names and own not in (names, [f"LABEL_{index}" for index in range(len(names))]):
+        return (
+            f"The model's {len(own)} classes ({', '.join(own[:3])} ...) are not the {len(names)} of "
+            f"`dataset: {dataset}` ({', '.join(names[:3])} ...)"
+        )
+    return None
+
+
+def evaluate(
+    task: Task, model: Any, processor: Any, recipe: Recipe, rows: Any
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """-> the task's figures as a training logs them, and on the first process each class's by itself."""
+    arguments, settings = recipe.training, recipe.model.collator_settings
+    arguments.eval_do_concat_batches = task.concatenates
+    compute, seen = task.compute_metrics(processor, model.config), []
+
+    def compute_and_keep(prediction: EvalPrediction) -> dict[str, float]:
+        seen.append(prediction)
+        return compute(prediction) if compute else {}
+
+    trainer = ViTCustomTrainer(
+        model=model,
+        args=arguments,
+        data_collator=task.collator(processor, model.config, settings),
+        eval_dataset=Numbered(rows),
+        compute_metrics=compute_and_keep if compute else None,
+        preprocess_logits_for_metrics=task.select,
+    )
+    found = trainer.evaluate()
+    figures = {name.removeprefix("eval_"): value for name, value in found.items() if name.startswith("eval_")}
+    if not seen or not trainer.is_world_process_zero():
+        return figures, {}
+    return figures, task.details(seen[0], processor, model.config)

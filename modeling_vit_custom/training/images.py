@@ -1,0 +1,130 @@
+"""Image files -> RGB pictures as people see them. A file that is not whole is an error, and is named.
+
+H W pixels.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+from PIL import UnidentifiedImageError
+
+WHITE = 255
+
+
+class CorruptImage(ValueError):
+    """A picture that cannot be decoded; the sentence names the file or row, and the reason."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture -> the same as RGB: of an animation the first frame, turned as EXIF says, what is transparent on
+    white, grey levels of more than 8 bits scaled (see `to_8_bits`).
+
+    Raises:
+        ValueError: grey levels that no rule maps to 8 bits, or a mode that Pillow cannot convert.
+    """
+    if getattr(image, "is_animated", False):
+        image.seek(0)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = to_8_bits(np.asarray(image), image.mode)
+        key = image.info.get("transparency")
+        if isinstance(key, int):  # of a 16-bit PNG: the one level that is transparent
+            grey[np.asarray(image) == key] = WHITE
+        image = Image.fromarray(grey)
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, 255)), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def to_8_bits(grey: np.ndarray, mode: str) -> np.ndarray:
+    """(H, W) -> (H, W) of uint8: levels of 16 bits are divided by 257, so that 65535 becomes 255; Pillow clips them.
+
+    Mode "I;16" has always 16 bits. "I" and "F" may hold anything: a level above 255 says that they have 16; floats up
+    to 1 are shares of white; else they have 8 bits.
+    """
+    levels = grey.astype(np.float64)
+    low, high = (levels.min(), levels.max()) if levels.size else (0, 0)
+    if not (low >= 0 and high <= 65535):  # nor with NaN
+        raise ValueError(f"its grey levels go from {low:g} to {high:g}, which is neither 8 nor 16 bits: convert it")
+    if mode.startswith("I;16") or high > 255:
+        levels = levels / 257
+    elif mode == "F" and high <= 1:
+        levels = levels * 255
+    return levels.round().astype(np.uint8)
+
+
+def decode(value: Any, where: str = "the image") -> Image.Image:
+    """A path, bytes, or what `datasets.Image(decode=False)` gives, `{"bytes": ..., "path": ...}` -> the whole picture.
+
+    Args:
+        where: what the row is called where the value names no file.
+
+    Raises:
+        CorruptImage: no file, no picture, a truncated one, or one of so many pixels that Pillow takes it for a bomb.
+    """
+    name = name_of(value, where)
+    try:
+        return load(value)
+    except Exception as error:  # a broken file makes decoders raise whatever they like
+        raise CorruptImage(f"{name} cannot be decoded: {reason(error)}.") from error
+
+
+def decode_rgb(value: Any, where: str = "the image") -> Image.Image:
+    """`decode` and `to_rgb`; what goes wrong in either is a CorruptImage."""
+    image = decode(value, where)
+    try:
+        return to_rgb(image)
+    except Exception as error:  # EXIF is parsed only here
+        raise CorruptImage(f"{name_of(value, where)} cannot be made RGB: {reason(error)}.") from error
+
+
+def name_of(value: Any, where: str) -> str:
+    path = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(path, str | Path):
+        return where
+    return f"{path} ({where})" if where else str(path)
+
+
+def load_bytes(value: Any) -> bytes:
+    """The file's content, of whatever a row may hold."""
+    path, content = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (value, None)
+    if isinstance(path, bytes | bytearray):
+        return bytes(path)
+    if content is not None:
+        return content
+    if path is None:
+        raise ValueError("the row has no image")
+    with fsspec.open(str(path), "rb") if "://" in str(path) else open(path, "rb") as file:
+        return file.read()
+
+
+def load(value: Any) -> Image.Image:
+    if isinstance(value, Image.Image):
+        value.load()
+        return value
+    content = load_bytes(value)
+    if not content:
+        raise ValueError("the file is empty")
+    with warnings.catch_warnings():
+        # Pillow warns from 89 million pixels on, as photographs may have, and refuses twice as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    return image
+
+
+def reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a format that Pillow reads"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more pixels than a safe image ({2 * (Image.MAX_IMAGE_PIXELS or 0):,}): make it smaller"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__

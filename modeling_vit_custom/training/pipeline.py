@@ -1,0 +1,128 @@
+"""From rows to what the model sees: augmented and resized where they are decoded, bytes until the device, there mixed,
+shown to the teacher, and normalised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration_checks import pair
+from .augmentation import Augmented
+from .augmentation import Normalise
+from .augmentation import Prepared
+from .augmentation import make_transform
+from .collators import Numbered
+from .distillation import CachedTeach
+from .distillation import DistillationLoss
+from .distillation import Teach
+from .distillation import cache_predictions
+from .distillation import load_teacher
+from .images import to_rgb
+from .mixing import Mix
+from .mixing import MixPixels
+from .mixing import soft_cross_entropy
+from .recipe import Recipe
+from .recipe import refuse_unknown
+from .streams import NumberedStream
+from .tasks import Task
+
+DISTILLATION = ("teacher", "kind", "alpha", "temperature", "cache")
+
+
+@dataclass
+class Pipeline:
+    train: Any
+    test: Any
+    collate: Callable
+    device_steps: list[Callable] = field(default_factory=list)
+    loss: Callable | None = None  # the model's own if there is none
+
+
+class WithRowIndex:
+    """A collator's batch with `row_index` (B), by which cached predictions are found."""
+
+    def __init__(self, collate: Callable):
+        self.collate = collate
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.collate(rows) | {"row_index": torch.tensor([row["index"] for row in rows])}
+
+
+def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processor: Any, collate: Callable) -> Pipeline:
+    """
+    Raises:
+        ValueError: a setting that nothing has; or one that this task, or a stream, cannot have.
+        FileNotFoundError: there is no such teacher.
+    """
+    data, seed = recipe.data, recipe.training.seed
+    if not task.only_images:
+        for key in ("augmentation", "mix", "streaming"):
+            if getattr(data, key):
+                raise ValueError(
+                    f"{recipe.path} sets `{key}`, but what `task: {task.name}` is to find would not move with the "
+                    "pixels: leave it out."
+                )
+        return Pipeline(Numbered(splits["train"]), Numbered(splits["test"]), collate)
+    image_processor = getattr(processor, "image_processor", processor)
+    prepared = Prepared(splits["test"], image_processor, to_rgb)
+    transform = augment(data.augmentation, config, image_processor) if data.augmentation else prepared.prepare
+    if data.streaming:
+        args = recipe.training
+        block = args.train_batch_size * args.world_size  # so that workers leave the batches as one process makes them
+        train: Any = NumberedStream(
+            splits["train"], transform, seed, data.shuffle_buffer, corrupt=data.corrupt_images, block=block
+        )
+    else:
+        train = Augmented(splits["train"], transform, seed, to_rgb)
+    steps: list[Callable] = [Normalise.of(image_processor)]
+    pipeline = Pipeline(train, prepared, collate, steps, soft_cross_entropy if recipe.model.is_foreign else None)
+    if task.name != "image-classification":
+        for key, value in (("mix", data.mix), ("distillation", recipe.model.distillation)):
+            if value:
+                raise ValueError(f"{recipe.path} sets `{key}`, which is for image classification: leave it out.")
+        return pipeline
+    teach = None
+    if recipe.model.distillation:
+        teach = teacher_step(recipe, splits, config, prepared)
+        own = ("teacher", "cache")
+        settings = {key: value for key, value in recipe.model.distillation.items() if key not in own}
+        pipeline.loss = DistillationLoss(**settings)
+        if isinstance(teach, CachedTeach):
+            pipeline.collate, steps[:0] = WithRowIndex(pipeline.collate), [teach]
+        else:
+            steps[:0] = [teach]
+    if data.mix:
+        refuse_unknown(data.mix, ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob", "label_smoothing"), recipe.path)
+        pipeline.collate = Mix(pipeline.collate, config.num_labels, seed=seed, **data.mix)
+        steps.insert(1 if isinstance(teach, CachedTeach) else 0, MixPixels())
+        pipeline.loss = pipeline.loss or soft_cross_entropy
+    return pipeline
+
+
+def augment(settings: dict[str, Any], config: Any, image_processor: Any) -> Callable:
+    size = image_processor.size
+    size = (size["height"], size["width"]) if "height" in size else pair(config.image_size)
+    return make_transform(size, settings, fill=[round(255 * value) for value in image_processor.image_mean])
+
+
+def teacher_step(recipe: Recipe, splits: Any, config: Any, prepared: Prepared) -> Callable:
+    settings = recipe.model.distillation
+    refuse_unknown(settings, DISTILLATION, recipe.path)
+    if "teacher" not in settings:
+        raise ValueError(f"{recipe.path} distills from nobody: add `teacher: <checkpoint's folder>`.")
+    teacher = load_teacher(settings["teacher"])
+    teacher.check_labels(config.id2label)
+    if not settings.get("cache"):
+        return Teach(teacher)
+    if recipe.data.streaming:
+        raise ValueError(f"{recipe.path} streams, so a teacher's predictions cannot be kept: set `cache: false`.")
+    teacher.to(recipe.training.device)
+    name = sha256(str(settings["teacher"]).encode()).hexdigest()[:12]
+    path = Path(recipe.data.data_dir) / "built" / f"teacher-{name}.safetensors"
+    with recipe.training.main_process_first(desc="the teacher's predictions"):
+        rows = splits["train"]
+        return CachedTeach(cache_predictions(teacher, rows, lambda row: prepared.prepare(row["image"]), path))
