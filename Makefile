@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # number of cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart data test check pytest test-oldest test-matrix results speed learning clean
+.PHONY: help setup quickstart data test check pytest test-oldest test-matrix results speed training-speed learning compare clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
@@ -20,6 +20,8 @@ help:
 	@echo "make test-matrix  parity at real size, every head on every backbone, every supported version: two hours"
 	@echo "make speed        members beside transformers' and timm's models, timed in turns, into docs/speed.md"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
+	@echo "make training-speed  Trainer beside a bare loop, pictures prepared beside pictures trained on, into docs/training_speed.md"
+	@echo "make compare      what is said of ViTs and CNNs, put to the test, into docs/vit_vs_cnn.md: an hour"
 	@echo "make learning     the recipes of every head over three seeds, into docs/learning.md: an hour or two"
 	@echo "make clean        remove the environments, caches and runs"
 
@@ -72,17 +74,27 @@ test-oldest: $(OLDEST)/.ready
 
 # What is too heavy for every run: models of real size beside other libraries', into docs/parity.md; and every head on
 # every backbone at every size, also by torch's compiler, which needs a C++ compiler, into docs/matrix.md; and what is
-# saved today in every supported version of transformers, which pip fetches into .cache (1.3 GB), into docs/versions.md.
+# saved today in every supported version of transformers, which pip fetches into .cache (1.3 GB), into docs/versions.md;
+# and runs that are killed at random moments, into docs/killed.md.
 MATRIX := tests/test_matrix.py tests/test_shipping.py tests/test_transformers_common.py
 test-matrix: setup $(OLDEST)/.ready
 	$(BIN)/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity tests/test_full_size.py $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "" --record-matrix $(MATRIX) $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m full_size --record-killed tests/test_training_checkpoints.py $(ARGS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m full_size --record-versions tests/test_versions.py $(ARGS)
 
 # Members beside transformers' and timm's models, taking turns; into docs/speed.md. The machine should be idle.
 speed: setup
 	$(BIN)/python scripts/benchmark.py
+
+# Trainer's step beside a bare loop's; into docs/training_speed.md. The machine should be idle.
+training-speed: setup
+	$(BIN)/python scripts/time_training.py
+
+# A tutorial's comparison of ViTs and CNNs as experiments, into docs/vit_vs_cnn.md; needs `make data ARGS=fashion_mnist`.
+compare: setup
+	$(BIN)/python scripts/compare.py $(ARGS)
 
 # Measures what the README and docs/results.md claim, and writes it there.
 results: setup

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from modeling_vit_custom.inspection import birth_certificate
+from modeling_vit_custom.inspection.comparing_page import LEARNING
+from modeling_vit_custom.inspection.comparing_page import learning
 from modeling_vit_custom.inspection.comparing_page import page
 from modeling_vit_custom.inspection.comparing_parts import PARTS
 from modeling_vit_custom.inspection.comparing_parts import Pictures
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="numbers of training images")
     parser.add_argument("--dataset", default="fashion_mnist", choices=DATASETS, help="one of grey pictures of classes")
-    parser.add_argument("--max_steps", type=int, default=600, help="of every training")
+    parser.add_argument("--max_steps", type=int, default=400, help="of every training")
     parser.add_argument("--num_images", type=int, default=2000, help="held-out ones that are made worse")
     parser.add_argument("--sides", type=int, nargs="+", default=[112, 224, 384, 512, 768, 1024], help="pixels, timed")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
@@ -84,6 +86,10 @@ def main(argv: list[str] | None = None) -> Path:
     for part, name in names.items():
         DRAW[part](results[part], options.page.parent / name)
     options.page.write_text(page(results, names), encoding="utf-8")
+    measured = options.page.with_name("results.md")
+    if "efficiency" in results and measured.is_file():
+        text = measured.read_text(encoding="utf-8").partition(LEARNING)[0]
+        measured.write_text(text + learning(results), encoding="utf-8")
     print(f"The page: {options.page}")
     return options.page
 

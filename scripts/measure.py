@@ -22,6 +22,7 @@ from modeling_vit_custom.conversion import twin_rows
 from modeling_vit_custom.inspection import birth_certificate
 from modeling_vit_custom.inspection import count_macs
 from modeling_vit_custom.inspection import count_parameters
+from modeling_vit_custom.inspection.comparing_page import LEARNING
 from modeling_vit_custom.training import read_recipe
 from modeling_vit_custom.training import train
 
@@ -58,9 +59,11 @@ def main(argv: list[str] | None = None):
         "to its largest value, in float64 with equal random weights; for presets up to the base size, where the "
         "library has the model. They come from [parity at full size](parity.md), which has versions and float32 too.\n"
     )
-    (ROOT / "docs/results.md").write_text(
+    page = ROOT / "docs/results.md"
+    compared = page.read_text().partition(LEARNING)  # by `make compare`
+    page.write_text(
         f"# Results\n\nWritten by `make results`.\n\n{birth}\n## Sizes and parity\n\n{explained}\n{HEAD}"
-        f"{''.join(rows.values())}\n## Quickstart\n\n{learned}\n"
+        f"{''.join(rows.values())}\n## Quickstart\n\n{learned}\n" + "".join(compared[1:])
     )
     first_screen = HEAD + "".join(rows[name] for name in FIRST_SCREEN) + f"\n{learned}\n"
     readme = (ROOT / "README.md").read_text()

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> str | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("repo", metavar="owner/name")
-    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, hashes and card, and publish nothing")
+    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, hashes and card; publish nothing")
     parser.add_argument("--private", action="store_true", help="make the repository private, if it is made now")
     parser.add_argument("--create-pr", action="store_true", help="as a pull request")
     parser.add_argument("--tag", help="the name of this version; v1, v2, ... if left out")

@@ -1,12 +1,14 @@
 """`pytest --record` writes the run's outcome into docs/tested_versions.md, a row for each version of transformers;
 `pytest -m full_size --record-parity` writes how far full-size presets are from other libraries' into docs/parity.md;
 `--record-matrix` writes which head passes what on which backbone into docs/matrix.md; `--record-versions` writes which
-versions load what the pinned ones saved into docs/versions.md. `make test-matrix` does these three.
+versions load what the pinned ones saved into docs/versions.md; `--record-killed` writes when runs were killed that
+nevertheless ended alike into docs/killed.md. `make test-matrix` does these four.
 """
 
 import platform
 import re
 import time
+from collections import Counter
 from importlib.metadata import version
 
 from packaging.version import Version
@@ -57,6 +59,24 @@ reasons in `tests/test_transformers_common.py`, and any other outcome is a failu
 | suite | as listed | passed | skipped | idle | failed |
 |---|---|---:|---:|---:|---:|
 {suites}"""
+KILLED = ROOT / "docs" / "killed.md"
+KILLED_PHASES = {
+    "train": "between, while training",
+    "evaluate": "while evaluating",
+    "save": "while a checkpoint was written",
+    "average": "while the averaged weights were written into it",
+}
+KILLED_HEAD = """# Killed runs
+
+Runs of 24 steps on digits with augmentation, Mixup, CutMix, EMA, drop path, dropout, layer decay and accumulated
+batches, killed (SIGKILL) at random moments and gone on with by the same command and `--resume_from_checkpoint`, until
+each had ended. All ended with the files of a run that was never killed, to the bit: weights, averages, optimizer,
+schedule, random numbers, and every logged figure. Written by `make test-matrix`.
+
+{birth}
+| when | kills |
+|---|---:|
+{rows}"""
 VERSIONS = ROOT / "docs" / "versions.md"
 VERSIONS_HEAD = """# The versions
 
@@ -101,6 +121,7 @@ def pytest_addoption(parser):
     parser.addoption("--record", action="store_true", help="write the outcome into docs/tested_versions.md")
     parser.addoption("--record-matrix", action="store_true", help="write the outcomes into docs/matrix.md")
     parser.addoption("--record-versions", action="store_true", help="write the outcomes into docs/versions.md")
+    parser.addoption("--record-killed", action="store_true", help="write the kills into docs/killed.md")
     parser.addoption("--record-parity", action="store_true", help="write the differences into docs/parity.md")
 
 
@@ -175,6 +196,15 @@ def write_versions(reports):
     )
 
 
+def write_killed(reports):
+    """How many kills in which phase, of runs that ended as those that were never killed."""
+    for report in reports:
+        if kills := dict(report.user_properties).get("kills"):
+            counts = Counter(kills)
+            rows = "".join(f"| {KILLED_PHASES[phase]} | {count} |\n" for phase, count in counts.most_common())
+            KILLED.write_text(KILLED_HEAD.format(birth=f"{birth()}- commit: {CERTIFICATE['commit']}\n", rows=rows))
+
+
 def reason(report) -> str:
     """The first line of what went wrong."""
     crash = getattr(report.longrepr, "reprcrash", None)
@@ -198,6 +228,8 @@ def write_parity(reports):
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("--record-parity"):
         write_parity(terminalreporter.getreports("passed"))
+    if config.getoption("--record-killed"):
+        write_killed(terminalreporter.getreports("passed"))
     if config.getoption("--record-matrix"):
         write_matrix([report for kind in ("passed", "failed", "error") for report in terminalreporter.getreports(kind)])
     if config.getoption("--record-versions"):

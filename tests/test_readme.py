@@ -1,6 +1,7 @@
 """Words rot, so run them: the README's code gives the README's output, and its table is the measured one."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from modeling_vit_custom.training.recipe import DataArguments
+from modeling_vit_custom.training.recipe import ModelArguments
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -25,6 +28,22 @@ def test_the_code_gives_the_output_that_stands_below_it(tmp_path, monkeypatch):
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "README.md", "exec"), {})
         assert printed.getvalue() == expected
+
+
+def test_the_code_of_the_training_page_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "training.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1] == "['eval_ema_loss', 'eval_loss']"
+    assert (tmp_path / "runs/own/checkpoint-3/ema.safetensors").is_file()
+
+
+def test_the_keys_of_the_training_page_are_those_of_recipes():
+    text = (ROOT / "docs/training.md").read_text()
+    named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]+) \|", text, flags=re.MULTILINE))))
+    known = {field.name for kind in (DataArguments, ModelArguments) for field in dataclasses.fields(kind)}
+    older = {"task", "data_dir", "dataset_settings", "num_examples", "config_overrides", "processor_overrides"}
+    assert named == known - older - {"collator_settings"}
 
 
 def test_the_first_screen_has_use_results_and_commands():

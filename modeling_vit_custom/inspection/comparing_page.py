@@ -17,6 +17,7 @@ from .plots import REAL
 from .resolution import growth
 from .resolution import overtakes
 
+LEARNING = "\n<!-- learning, by make compare -->\n"  # from here on docs/results.md is written by scripts/compare.py
 INTRODUCTION = f"""# ViT against CNN, measured
 
 Written by `make compare`. A tutorial on Vision Transformers says how they differ from CNNs; here each of its statements
@@ -236,3 +237,36 @@ def page(results: Results, pictures: dict[str, str]) -> str:
     missing = [name for name in SECTIONS if name not in results]
     notes = [f"Not measured yet: {', '.join(missing)}."] if missing else []
     return "\n\n".join([INTRODUCTION, *notes, verdicts(claims), *parts, comparisons(claims), birth(results)]) + "\n"
+
+
+def learning(results: Results) -> str:
+    """For docs/results.md: what is reached from scratch on the most images, and what distillation adds."""
+    found = results["efficiency"]
+    size, runs = str(max(found["sizes"])), found["runs"]
+    rows = []
+    for name, by_size in found["accuracy"].items():
+        own = [run["seconds"] for run_name, run in runs.items() if run_name.startswith(f"{name}-{size}-")]
+        values = ", ".join(f"{100 * value:.2f}" for value in by_size[size])
+        one = found["models"][name]
+        cost = f"{one['parameters']:,}", f"{one['macs'] / 1e6:.2f} M"
+        rows.append([LABELS[name], *cost, values, percent(by_size[size]), f"{mean(own):.0f}"])
+    taught, plain = (found["accuracy"][name][size] for name in ("deit_distilled", "deit"))
+    gain, wins = mean(taught) - mean(plain), 2 * max(spread(taught), spread(plain))
+    verdict = "more" if gain > wins else "**not more**"
+    return f"""{LEARNING}
+## Learning from scratch, at equal compute
+
+Written by `make compare`: {found["dataset"]}, {int(size):,} training images, {found["max_steps"]} steps of
+{found["batch_size"]} images, all by `scripts/train.py`; per cent of the held-out images, a figure for each seed. Fewer
+images, pixel baselines and what it means: [ViT and CNN](vit_vs_cnn.md).
+
+{table(["model", "parameters", "multiply-accumulates", "each seed", "mean (range)", "seconds a run"], rows)}
+
+**Distillation** (DeiT, hard, from the ResNet in this table, trained on the same images): a gain of
+{100 * gain:.2f} points over the same recipe without a teacher, {verdict} than twice the larger spread over seeds
+({100 * wins:.2f} points).
+
+**Fine-tuning** from a converted checkpoint was not measured: none with trained weights was at hand.
+
+{birth({"efficiency": found})}
+"""

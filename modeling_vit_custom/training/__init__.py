@@ -43,6 +43,7 @@ from .run import train
 from .sources import load_source
 from .streams import NumberedStream
 from .tasks import TASKS
+from .timing import time_training
 from .trainer import ViTCustomTrainer
 
 __all__ = [
@@ -86,5 +87,6 @@ __all__ = [
     "parameter_groups",
     "read_recipe",
     "soft_cross_entropy",
+    "time_training",
     "train",
 ]

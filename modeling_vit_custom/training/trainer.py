@@ -5,6 +5,7 @@ class MyTrainer(ViTCustomTrainer, YourTrainer): ...  # it also works in front of
 
 import inspect
 import os
+import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from .naming import ID_COLUMNS
 from .parameter_groups import make_optimizer
 
 ROW_IDS = "row_ids"
+LONG = 0.3  # of the time of training
 SMOOTHER_COUNTS = "num_items_in_batch" in inspect.signature(LabelSmoother.__call__).parameters  # not in 5.5
 
 
@@ -97,6 +99,7 @@ class ViTCustomTrainer(AveragedEvaluation, WholeCheckpoints):
         self.num_items: torch.Tensor | None = None
         self.evaluated: list[torch.Tensor] = []
         self.evaluates = self.idles = False
+        self.waited = 0.0  # seconds
         self.counts = hasattr(self.accelerator.unwrap_model(self.model), "count_items") or bool(self.compute_loss_func)
         if self.counts:
             self.model_accepts_loss_kwargs = True
@@ -113,6 +116,24 @@ class ViTCustomTrainer(AveragedEvaluation, WholeCheckpoints):
             for step in self.device_steps:
                 inputs = step(inputs, not self.evaluates)
         return inputs
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        answer = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.perf_counter() - start
+        return answer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; says so if the model waited long for its pictures."""
+        self.waited = 0.0
+        output = super().train(*args, **kwargs)
+        share = self.waited / max(output.metrics.get("train_runtime", 0.0), 1e-9)
+        if share > LONG and self.args.should_log:
+            print(
+                f"The model waited for its pictures {share:.0%} of the time: raise `dataloader_num_workers`, now "
+                f"{self.args.dataloader_num_workers}, if cores are free, or store smaller pictures."
+            )
+        return output
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Without weight decay for norms, biases, tokens and positions, and with `layer_decay`."""
