@@ -8,13 +8,16 @@
 Every key of a recipe is an option too. The folder holds `checkpoint/` (weights, configuration, code, processor, card),
 `examples/` (held-out images), for most tasks `predictions.png`, `recipe.yaml`: the run with all that was set, and
 `metrics.json`: what the model reached, and what a trivial answer reaches. Until a run ends, its checkpoints are in
-`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on.
+`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on. TRACEBACK=1 shows where an
+error is from.
 """
 
 import argparse
 import json
+import os
 import shlex
 import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> Path:
     name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
     resolved, main_process = recipe.resolved(), recipe.training.process_index == 0
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    refuse_to_forget(unfinished, resumes=bool(recipe.training.resume_from_checkpoint))
+    refuse_to_forget(folder, unfinished, resumes=recipe.training.resume_from_checkpoint is True)
     recipe.training.output_dir = str(unfinished)
     refuse_strangers(folder, name)
     trained = train(recipe)
@@ -60,7 +63,12 @@ def main(argv: list[str] | None = None) -> Path:
     return folder
 
 
-def refuse_to_forget(unfinished: Path, resumes: bool):
+def refuse_to_forget(folder: Path, unfinished: Path, resumes: bool):
+    if resumes and not checkpoints_in(unfinished) and (folder / "metrics.json").is_file():
+        raise FileExistsError(
+            f"{folder} is the result of a run that ended, so there is nothing to resume: set another `output_dir`, or "
+            f"name one of its checkpoints in {folder / 'trainer'}."
+        )
     if not resumes and checkpoints_in(unfinished):
         raise FileExistsError(
             f"{unfinished} holds checkpoints of a run that did not end: go on with --resume_from_checkpoint, or remove "
@@ -120,4 +128,9 @@ def save_examples(folder: Path, trained: Trained, count: int):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+        if os.environ.get("TRACEBACK"):  # for whoever takes the error for ours
+            raise
+        sys.exit("\n".join([f"train.py: {error}", *getattr(error, "__notes__", [])]))

@@ -40,7 +40,13 @@ def test_a_trained_folder_is_ready_for_the_hub(trained):
     assert "held-out images" in card
     assert f"python scripts/train.py {recipe}" in card
     assert json.loads((folder / "run.json").read_text()) == {"run": "short"}
-    assert {path.name for path in folder.iterdir()} == {"checkpoint", "examples", "metrics.json", "run.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoint",
+        "examples",
+        "metrics.json",
+        "recipe.yaml",
+        "run.json",
+    }
 
 
 def test_the_cards_number_is_the_checkpoints_on_the_held_out_images(trained):

@@ -158,7 +158,7 @@ def made(measured: dict[str, Any]) -> dict[str, str]:
     """What is known of the training, a row each."""
     rows = {
         "data": f"{measured['dataset']}, {measured['num_train_images']:,} images"
-        if "num_train_images" in measured
+        if measured.get("num_train_images") is not None
         else None,
         "recipe": f"`{measured['recipe']}`" if "recipe" in measured else None,
         "seed": measured.get("seed"),

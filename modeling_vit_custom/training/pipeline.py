@@ -60,12 +60,13 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
     """
     data, seed = recipe.data, recipe.training.seed
     if not task.only_images:
-        for key in ("augmentation", "mix", "streaming"):
-            if getattr(data, key):
-                raise ValueError(
-                    f"{recipe.path} sets `{key}`, but what `task: {task.name}` is to find would not move with the "
-                    "pixels: leave it out."
-                )
+        settings = dict(augmentation=data.augmentation, mix=data.mix, streaming=data.streaming)
+        settings |= dict(repeated_augmentation=data.repeated_augmentation > 1, distillation=recipe.model.distillation)
+        for key in (key for key, value in settings.items() if value):
+            raise ValueError(
+                f"{recipe.path} sets `{key}`, which `task: {task.name}` cannot have yet, for what is to be found would "
+                "have to move with the pixels: leave it out."
+            )
         return Pipeline(Numbered(splits["train"]), Numbered(splits["test"]), collate)
     image_processor = getattr(processor, "image_processor", processor)
     prepared = Prepared(splits["test"], image_processor, to_rgb)
@@ -89,8 +90,8 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
     if recipe.model.distillation:
         teach = teacher_step(recipe, splits, config, prepared)
         own = ("teacher", "cache")
-        settings = {key: value for key, value in recipe.model.distillation.items() if key not in own}
-        pipeline.loss = DistillationLoss(**settings)
+        losses: dict[str, Any] = {key: value for key, value in recipe.model.distillation.items() if key not in own}
+        pipeline.loss = DistillationLoss(**losses)
         if isinstance(teach, CachedTeach):
             pipeline.collate, steps[:0] = WithRowIndex(pipeline.collate), [teach]
         else:
@@ -100,6 +101,11 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
         pipeline.collate = Mix(pipeline.collate, config.num_labels, seed=seed, **data.mix)
         steps.insert(1 if isinstance(teach, CachedTeach) else 0, MixPixels())
         pipeline.loss = pipeline.loss or soft_cross_entropy
+    if pipeline.loss and recipe.training.label_smoothing_factor:
+        raise ValueError(
+            f"{recipe.path} sets `label_smoothing_factor`, which Trainer leaves out with such a loss: write "
+            f"`mix: {{label_smoothing: {recipe.training.label_smoothing_factor}}}`, with the alphas 0 for nothing else."
+        )
     return pipeline
 
 

@@ -122,6 +122,8 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
             settings[key] = value = value or CONTAINERS[known[key]]()
             if not isinstance(value, CONTAINERS[known[key]]):
                 raise ValueError(f"{path} sets `{key}` to {value!r}: write a {CONTAINERS[known[key]].__name__}.")
+        if value is False and key.endswith("_strategy"):
+            settings[key] = "no"  # YAML 1.1 reads it as false
         if isinstance(value, str) and "float" in str(known[key]):
             settings[key] = to_float(value, key, path)  # YAML 1.1 reads 3e-3, without a point, as text
     name = settings.get("task", ModelArguments.task)
@@ -130,6 +132,9 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
     task = TASKS[name]
     refuse_unknown(settings.get("processor_overrides", {}), task.processor_class().to_dict(), path)
     refuse_unknown(settings.get("collator_settings", {}), task.collator_settings, path)
+    if settings.get("model_type", OWN) == OWN:
+        fields_of = {*task.config_class().to_dict(), *(one.name for one in fields(task.config_class))}
+        refuse_unknown(settings.get("config_overrides", {}), {*fields_of, "num_labels", "attn_implementation"}, path)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.accelerator.is_available():  # else Trainer takes them for so many runs of their own
         settings.setdefault("use_cpu", True)

@@ -1,6 +1,7 @@
 """One recipe from start to end: data, model, Trainer, evaluation, the trivial baseline beside it."""
 
 import inspect
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from .checkpoints import last_checkpoint
 from .data import DATASETS
 from .pipeline import make_pipeline
 from .probing import ProbeCallback
+from .recipe import OWN
 from .recipe import Recipe
 from .recipe import refuse_unknown
 from .sources import Decodes
@@ -102,7 +104,7 @@ def load_data(recipe: Recipe) -> DatasetDict:
             f"`task: {task.name}` needs {', '.join(lacking)}, which `dataset: {data.dataset}` has not: choose another "
             f"of {', '.join(DATASETS)}."
         )
-    if not data.streaming and data.num_examples > len(splits["test"]):
+    if data.num_examples > len(splits["test"]):
         raise ValueError(f"`num_examples: {data.num_examples}` exceeds the {len(splits['test'])} held-out images.")
     return splits
 
@@ -142,7 +144,16 @@ def make_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedMod
         return other_classifier(recipe, task, splits)
     if model.init_from is None:
         return task.model_class(task.config(splits, settings))
-    return task.model_class.from_pretrained(model.init_from, **task.labels(splits) | settings)
+    found = json.loads(Path(model.init_from, "config.json").read_text(encoding="utf-8"))
+    if found.get("model_type") not in (task.model_class.config_class.model_type, OWN):
+        raise ValueError(
+            f"`init_from: {model.init_from}` is a {found.get('model_type')}: set `model_type` to that, or convert it "
+            "with scripts/convert.py."
+        )
+    labels = task.labels(splits)
+    if new := bool(labels) and len(found.get("id2label") or {}) != len(labels["id2label"]):
+        print(f"{model.init_from} has other classes than the data: its head is left out, and a new one begins.")
+    return task.model_class.from_pretrained(model.init_from, ignore_mismatched_sizes=new, **labels | settings)
 
 
 def other_classifier(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
@@ -161,6 +172,26 @@ def other_classifier(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrai
     return AutoModelForImageClassification.from_config(config)
 
 
+def refuse_pairs(recipe: Recipe):
+    """What would be without effect together, or other than meant."""
+    model, data = recipe.model, recipe.data
+    pairs = [
+        (
+            model.ema and recipe.training.load_best_model_at_end,
+            "`ema` and `load_best_model_at_end`: the result is the last average",
+        ),
+        (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
+        (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
+        (
+            data.repeated_augmentation > 1 and data.streaming,
+            "`repeated_augmentation` and `streaming`: a stream gives each image once",
+        ),
+    ]
+    for both, words in pairs:
+        if both:
+            raise ValueError(f"{recipe.path} sets {words}, so leave one of them out.")
+
+
 def train(recipe: Recipe) -> Trained:
     """Train on the recipe's data and evaluate on its held-out part. Writes nothing but Trainer's own files.
 
@@ -170,6 +201,7 @@ def train(recipe: Recipe) -> Trained:
         RuntimeError: a checkpoint could not be written.
     """
     start, settings = time.perf_counter(), recipe.model
+    refuse_pairs(recipe)
     task = TASKS[settings.task]
     set_seed(recipe.training.seed)
     with recipe.training.main_process_first(desc="loading the data"):
@@ -195,6 +227,7 @@ def train(recipe: Recipe) -> Trained:
         model=model,
         args=recipe.training,
         data_collator=pipeline.collate,
+        processing_class=processor,
         train_dataset=pipeline.train,
         eval_dataset=pipeline.test,
         compute_metrics=task.compute_metrics(processor, config),

@@ -71,9 +71,9 @@ def load_source(
         raise ValueError(f"`corrupt_images: {corrupt}` is none: choose fail or skip.")
     splits = choose_splits(read(dataset, settings, streaming), settings.get("held_out"), dataset)
     images = {name: image_of(rows, image_column, dataset) for name, rows in splits.items()}
+    # At once: whatever renames, maps or filters a stream would decode its images, and write them anew.
+    splits = type(splits)({n: rows.cast_column(images[n], Image(decode=False)) for n, rows in splits.items()})
     splits = type(splits)({name: rename(rows, images[name], "image") for name, rows in splits.items()})
-    # At once: whatever maps or filters a stream would decode its images, and write them anew.
-    splits = type(splits)({name: rows.cast_column("image", Image(decode=False)) for name, rows in splits.items()})
     if "test" not in splits and not 0 < test_share < 1:
         raise ValueError(f"`dataset: {dataset}` has no held-out split: set `test_share` between 0 and 1.")
     if "test" not in splits and streaming:  # before labels are mapped: datasets 4.4 does not filter what it has mapped

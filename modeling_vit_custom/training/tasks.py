@@ -47,6 +47,7 @@ class Task(ABC):
 
     name: str  # as recipes and the Hub's `pipeline_tag` call it
     model_class: Any
+    config_class: Any = ViTCustomConfig
     processor_class: Any = ViTImageProcessor
     metric: str  # the one figure of a run
     higher_is_better = True
@@ -272,7 +273,7 @@ class ObjectDetection(Task):
 class ImageText(Task):
     name, metric = "zero-shot-image-classification", "caption_recall_5"
     columns, collator_settings = ("image", "caption"), ("truncation",)
-    model_class, processor_class = ViTCustomDualEncoder, CLIPImageProcessor
+    model_class, config_class, processor_class = ViTCustomDualEncoder, ViTCustomDualEncoderConfig, CLIPImageProcessor
 
     def config(self, splits, settings):
         vocabulary = len(word_tokenizer(splits["train"]["caption"]))

@@ -1,0 +1,96 @@
+"""Whole runs by scripts/train.py on data of one's own: streams, other classes, and settings that do not go together."""
+
+import io
+import json
+
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from scripts.train import main as train
+from tests.recipes import write_recipe
+
+SHORT = dict(max_steps=2, save_strategy="no", eval_strategy="no", gradient_accumulation_steps=1, mix=None, ema=None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An image folder of three classes."""
+    folder = tmp_path_factory.mktemp("own")
+    for split, count in (("train", 6), ("test", 3)):
+        for name in "abc":
+            place = folder / "pictures" / split / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (12, 12), (20 * number, ord(name), 3)).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    return str(write_recipe(folder, **SHORT, per_device_train_batch_size=6))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_is_trained_on_read_at_once_or_as_a_stream(recipe, folder, tmp_path, streaming):
+    words = ["--dataset", str(folder / "pictures"), "--streaming", str(streaming).lower()]
+    run = train([recipe, *words, "--output_dir", str(tmp_path / "run")])
+    figures = json.loads((run / "metrics.json").read_text())
+    assert figures["num_test_images"] == 9
+    assert figures["num_train_images"] == (None if streaming else 18)
+    assert json.loads((run / "checkpoint/config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
+
+
+def test_a_stream_leaves_out_corrupt_images_whatever_their_column_is_called(recipe, tmp_path, capsys):
+    good = io.BytesIO()
+    Image.new("RGB", (9, 9), (3, 90, 200)).save(good, "PNG")
+    for split in ("train", "test"):
+        pictures = [{"bytes": good.getvalue(), "path": None}] * 12
+        if split == "train":
+            pictures[4] = {"bytes": good.getvalue()[:40], "path": None}
+        rows = Dataset.from_dict({"picture": pictures, "label": [0, 1] * 6})
+        (tmp_path / "data").mkdir(exist_ok=True)
+        rows.to_parquet(tmp_path / f"data/{split}.parquet")
+    words = ["--dataset", str(tmp_path / "data"), "--streaming", "--image_column", "picture", "--label_column", "label"]
+    words += ["--dataset_settings.class_names", "[no, yes]", "--corrupt_images", "skip", "--max_steps", "4"]
+    from datasets import Features
+    from datasets import Image as Pictures
+    from datasets import Value
+
+    for split in ("train", "test"):  # with the type that says that these are images
+        rows = Dataset.from_parquet(str(tmp_path / f"data/{split}.parquet"), cache_dir=str(tmp_path / "cache"))
+        rows = rows.cast(Features({"picture": Pictures(decode=False), "label": Value("int64")}))
+        rows.to_parquet(tmp_path / f"data/{split}.parquet")
+    run = train([recipe, *words, "--output_dir", str(tmp_path / "run"), "--shuffle_buffer", "0"])
+    assert (run / "metrics.json").is_file()
+    assert "left out 1 corrupt images" in capsys.readouterr().out
+
+
+def test_a_checkpoint_goes_on_with_other_classes(recipe, folder, tmp_path, capsys):
+    first = train([recipe, "--output_dir", str(tmp_path / "first")])
+    words = ["--dataset", str(folder / "pictures"), "--init_from", str(first / "checkpoint")]
+    run = train([recipe, *words, "--output_dir", str(tmp_path / "second")])
+    assert len(json.loads((run / "checkpoint/config.json").read_text())["id2label"]) == 3
+    assert "has other classes than the data: its head is left out" in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="result of a run that ended, so there is nothing to resume"):
+        train([recipe, "--output_dir", str(tmp_path / "first"), "--resume_from_checkpoint"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--ema.decay", "0.9", "--load_best_model_at_end", "--save_steps", "4", "--save_strategy", "steps"]
+            + ["--eval_strategy", "steps"],
+            "the result is the last average",
+        ),
+        (["--model_type", "resnet", "--lora.r", "4"], "the new head would not be trained"),
+        (["--repeated_augmentation", "3", "--streaming"], "a stream gives each image once"),
+        (["--config_overrides.depht", "3"], "unknown key `depht`: did you mean `depths`"),
+        (["--mix.mixup_alpha", "0.1", "--label_smoothing_factor", "0.1"], "which Trainer leaves out"),
+        (["--task", "image-segmentation", "--repeated_augmentation", "2"], "needs mask, objects"),
+    ],
+)
+def test_what_would_be_without_effect_is_refused(recipe, tmp_path, words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train([recipe, *words, "--output_dir", str(tmp_path / "run")])
