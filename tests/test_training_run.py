@@ -80,8 +80,7 @@ def test_a_checkpoint_goes_on_with_other_classes(recipe, folder, tmp_path, capsy
     ("words", "sentence"),
     [
         (
-            ["--ema.decay", "0.9", "--load_best_model_at_end", "--save_steps", "4", "--save_strategy", "steps"]
-            + ["--eval_strategy", "steps"],
+            "--ema.decay 0.9 --load_best_model_at_end --eval_strategy epoch --save_strategy epoch".split(),
             "the result is the last average",
         ),
         (["--model_type", "resnet", "--lora.r", "4"], "the new head would not be trained"),
