@@ -20,6 +20,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -46,7 +47,8 @@ def main(argv: list[str] | None = None) -> Path:
     name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
     resolved, main_process = recipe.resolved(), recipe.training.process_index == 0
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    refuse_to_forget(folder, unfinished, resumes=recipe.training.resume_from_checkpoint is True)
+    chosen: Any = recipe.training.resume_from_checkpoint  # True: the last
+    refuse_to_forget(folder, unfinished, chosen)
     recipe.training.output_dir = str(unfinished)
     refuse_strangers(folder, name)
     trained = train(recipe)
@@ -63,13 +65,13 @@ def main(argv: list[str] | None = None) -> Path:
     return folder
 
 
-def refuse_to_forget(folder: Path, unfinished: Path, resumes: bool):
-    if resumes and not checkpoints_in(unfinished) and (folder / "metrics.json").is_file():
+def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None):
+    if chosen is True and not checkpoints_in(unfinished) and (folder / "metrics.json").is_file():
         raise FileExistsError(
             f"{folder} is the result of a run that ended, so there is nothing to resume: set another `output_dir`, or "
             f"name one of its checkpoints in {folder / 'trainer'}."
         )
-    if not resumes and checkpoints_in(unfinished):
+    if not chosen and checkpoints_in(unfinished):
         raise FileExistsError(
             f"{unfinished} holds checkpoints of a run that did not end: go on with --resume_from_checkpoint, or remove "
             "that folder."

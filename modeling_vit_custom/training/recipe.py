@@ -132,9 +132,6 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
     task = TASKS[name]
     refuse_unknown(settings.get("processor_overrides", {}), task.processor_class().to_dict(), path)
     refuse_unknown(settings.get("collator_settings", {}), task.collator_settings, path)
-    if settings.get("model_type", OWN) == OWN:
-        fields_of = {*task.config_class().to_dict(), *(one.name for one in fields(task.config_class))}
-        refuse_unknown(settings.get("config_overrides", {}), {*fields_of, "num_labels", "attn_implementation"}, path)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.accelerator.is_available():  # else Trainer takes them for so many runs of their own
         settings.setdefault("use_cpu", True)
@@ -144,6 +141,9 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
             f"{processes} processes were launched, but each is alone: launch with torchrun, or accelerate and a file "
             "of configs/accelerate."
         )
+    if not recipe.model.is_foreign:
+        fields_of = {*task.config_class().to_dict(), *(one.name for one in fields(task.config_class))}
+        refuse_unknown(recipe.model.config_overrides, {*fields_of, "num_labels", "attn_implementation"}, path)
     if recipe.data.corrupt_images not in CORRUPT:
         raise ValueError(f"{path} has `corrupt_images: {recipe.data.corrupt_images}`: choose {' or '.join(CORRUPT)}.")
     if recipe.data.streaming and recipe.training.max_steps <= 0:

@@ -145,7 +145,8 @@ def make_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedMod
     if model.init_from is None:
         return task.model_class(task.config(splits, settings))
     found = json.loads(Path(model.init_from, "config.json").read_text(encoding="utf-8"))
-    if found.get("model_type") not in (task.model_class.config_class.model_type, OWN):
+    is_ours = found.get("model_type") in (task.model_class.config_class.model_type, OWN)
+    if not is_ours:
         raise ValueError(
             f"`init_from: {model.init_from}` is a {found.get('model_type')}: set `model_type` to that, or convert it "
             "with scripts/convert.py."
