@@ -66,6 +66,9 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None):
+    there = next(path for path in (unfinished, *unfinished.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise NotADirectoryError(f"{unfinished} cannot be written, because of {there}: set another `output_dir`.")
     if chosen is True and not checkpoints_in(unfinished) and (folder / "metrics.json").is_file():
         raise FileExistsError(
             f"{folder} is the result of a run that ended, so there is nothing to resume: set another `output_dir`, or "

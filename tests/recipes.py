@@ -4,6 +4,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.support import ROOT
+
 EVERYTHING = dict(
     task="image-classification",
     dataset="sklearn_digits",
@@ -48,4 +50,13 @@ def write_recipe(folder: Path, name: str = "everything", **changes) -> Path:
     settings = {key: value for key, value in (EVERYTHING | changes).items() if value is not None}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def short_quickstart(folder: Path) -> Path:
+    """The quickstart's recipe, cut to two epochs; its result is `folder / "run"`."""
+    recipe = yaml.safe_load((ROOT / "configs/recipes/quickstart.yaml").read_text())
+    recipe |= dict(num_train_epochs=2, disable_tqdm=True, output_dir=str(folder / "run"))
+    path = folder / "short.yaml"
+    path.write_text(yaml.safe_dump(recipe))
     return path

@@ -14,6 +14,7 @@ from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.training import data
 from scripts import evaluate_checkpoint
 from scripts import train
+from tests.recipes import short_quickstart
 from tests.support import ROOT
 from tests.support import fill
 from tests.support import tiny
@@ -29,10 +30,7 @@ TRIED += ("zero-shot-image-classification",)
 def trained(tmp_path_factory):
     """The quickstart, cut to two epochs."""
     work = tmp_path_factory.mktemp("train")
-    recipe = yaml.safe_load((ROOT / "configs/recipes/quickstart.yaml").read_text())
-    recipe |= dict(num_train_epochs=2, disable_tqdm=True, output_dir=str(work / "run"))
-    (work / "short.yaml").write_text(yaml.safe_dump(recipe))
-    return train.main([str(work / "short.yaml")])
+    return train.main([str(short_quickstart(work))])
 
 
 def report_of(folder):

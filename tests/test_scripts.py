@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 from transformers import AutoImageProcessor
 from transformers import AutoModelForImageClassification
@@ -16,6 +15,7 @@ from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from modeling_vit_custom.training import load_digits
 from scripts import measure
 from scripts import train
+from tests.recipes import short_quickstart
 from tests.support import PRESETS
 from tests.support import ROOT
 
@@ -24,10 +24,8 @@ from tests.support import ROOT
 def trained(tmp_path_factory):
     """The quickstart, cut to two epochs."""
     work = tmp_path_factory.mktemp("train")
-    recipe = yaml.safe_load((ROOT / "configs/recipes/quickstart.yaml").read_text())
-    recipe |= dict(num_train_epochs=2, disable_tqdm=True, output_dir=str(work / "run"))
-    (work / "short.yaml").write_text(yaml.safe_dump(recipe))
-    return work / "short.yaml", train.main([str(work / "short.yaml")])
+    recipe = short_quickstart(work)
+    return recipe, train.main([str(recipe)])
 
 
 def test_a_trained_folder_is_ready_for_the_hub(trained):
