@@ -14,7 +14,6 @@
 """What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, keys of config.json, tensors."""
 
 import copy
-import difflib
 import os
 import re
 import shutil
@@ -29,6 +28,7 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 from transformers.utils import logging
 
+from .configuration_checks import near_miss
 from .configuration_checks import pair
 
 logger = logging.get_logger(__name__)
@@ -99,9 +99,7 @@ def unknown_keys(keys: Iterable[str], config_class: type) -> list[str]:
     known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
     unknown = [key for key in keys if not key.startswith("_") and key not in known]
     for key in unknown:
-        for near in difflib.get_close_matches(
-            key, [*names, *VIEWS, "num_labels", "out_features", "out_indices"], n=1, cutoff=0.8
-        ):
+        if near := near_miss(key, [*names, *VIEWS, "num_labels", "out_features", "out_indices"]):
             raise ValueError(f"Unknown configuration key `{key}`: did you mean `{VIEWS.get(near, near)}`?")
     return unknown
 

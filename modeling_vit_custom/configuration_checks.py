@@ -13,6 +13,7 @@
 # limitations under the License.
 """The words and numbers that a configuration may hold, and a sentence for each mistake."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -67,6 +68,26 @@ POSITIVE = ("num_channels", "mlp_ratio", "intermediate_size", "head_hidden_size"
 def pair(value: Any) -> tuple[int, int]:
     """A side or (height, width) as (height, width)."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def num_edits(word: str, other: str) -> int:
+    """Letters put in, left out, replaced, or swapped with their neighbour, between two words."""
+    rows = [list(range(len(other) + 1))]
+    for i, letter in enumerate(word, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)))
+            if i > 1 and j > 1 and letter == other[j - 2] and word[i - 2] == wanted:
+                row[j] = min(row[j], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def near_miss(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` is a slip of: at most 2 edits away, and 1 for words of 4 letters or fewer."""
+    reach = 2 if len(word) > 4 else 1
+    near = [(num_edits(word, name), name) for name in known if abs(len(name) - len(word)) <= reach]
+    return min((row for row in near if row[0] <= reach), default=(0, None))[1]
 
 
 def problems(config) -> Iterator[str]:

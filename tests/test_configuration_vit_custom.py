@@ -5,6 +5,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomModel
+from modeling_vit_custom.configuration_checks import near_miss
 from tests.support import VARIANTS
 from tests.support import tiny
 
@@ -128,3 +129,19 @@ def test_attentions_asked_for_by_the_configuration_can_be_saved_whatever_the_bac
     model = ViTCustomModel(tiny(output_attentions=True, attn_implementation="sdpa"))
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("lables", "labels"),
+        ("hiden_sizes", "hidden_sizes"),
+        ("depht", "depths"),
+        ("abel", None),
+        ("label_ids", None),
+        ("lr", None),
+        ("class_labels", None),
+    ],
+)
+def test_a_near_miss_is_two_edits_away_at_most(word, meant):
+    assert near_miss(word, ["labels", "hidden_sizes", "depths"]) == meant
