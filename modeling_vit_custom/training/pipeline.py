@@ -28,7 +28,7 @@ from .mixing import soft_cross_entropy
 from .recipe import Recipe
 from .recipe import refuse_unknown
 from .streams import NumberedStream
-from .tasks import Task
+from .task import Task
 
 DISTILLATION = ("teacher", "kind", "alpha", "temperature", "cache")
 

@@ -30,8 +30,8 @@ from .sources import load_source
 from .sources import numbered
 from .streams import SavesPosition
 from .streams import seek_to
+from .task import Task
 from .tasks import TASKS
-from .tasks import Task
 from .trainer import ViTCustomTrainer
 
 
