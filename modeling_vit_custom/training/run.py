@@ -1,7 +1,6 @@
 """One recipe from start to end: data, model, Trainer, evaluation, the trivial baseline beside it."""
 
 import inspect
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ from .checkpoints import last_checkpoint
 from .data import DATASETS
 from .pipeline import make_pipeline
 from .probing import ProbeCallback
-from .recipe import OWN
 from .recipe import Recipe
 from .recipe import refuse_unknown
 from .sources import Decodes
 from .sources import load_source
 from .sources import numbered
+from .starting import begin
+from .starting import read_start
 from .streams import SavesPosition
 from .streams import seek_to
 from .task import Task
@@ -133,42 +133,11 @@ def fast_seek(recipe: Recipe, stream: Any) -> SavesPosition:
     return SavesPosition(stream)
 
 
-def make_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
-    """A new model, or the recipe's checkpoint with a new head where it has none of this task's."""
-    model, settings = recipe.model, recipe.model.config_overrides
-    if model.init_from is not None and not Path(model.init_from, "config.json").is_file():
-        raise FileNotFoundError(
-            f"`init_from: {model.init_from}` holds no checkpoint: run the recipe that makes it first."
-        )
-    if model.is_foreign:
-        return other_classifier(recipe, task, splits)
-    if model.init_from is None:
-        return task.model_class(task.config(splits, settings))
-    found = json.loads(Path(model.init_from, "config.json").read_text(encoding="utf-8"))
-    is_ours = found.get("model_type") in (task.model_class.config_class.model_type, OWN)
-    if not is_ours:
-        raise ValueError(
-            f"`init_from: {model.init_from}` is a {found.get('model_type')}: set `model_type` to that, or convert it "
-            "with scripts/convert.py."
-        )
-    labels = task.labels(splits)
-    if new := bool(labels) and len(found.get("id2label") or {}) != len(labels["id2label"]):
-        print(f"{model.init_from} has other classes than the data: its head is left out, and a new one begins.")
-    return task.model_class.from_pretrained(model.init_from, ignore_mismatched_sizes=new, **labels | settings)
-
-
-def other_classifier(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
-    """One of transformers' own, to compare with or to learn from."""
+def new_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
+    """A new one; of another kind, to compare with or to learn from."""
     model = recipe.model
-    if task.name != "image-classification" or "size" not in model.processor_overrides:
-        raise ValueError(
-            f"{recipe.path} has `model_type: {model.model_type}`, which is for image classification and wants "
-            "`processor_overrides: {size: {height: ..., width: ...}}`."
-        )
-    if model.init_from is not None:
-        return AutoModelForImageClassification.from_pretrained(
-            model.init_from, ignore_mismatched_sizes=True, **task.labels(splits) | model.config_overrides
-        )
+    if not model.is_foreign:
+        return task.model_class(task.config(splits, model.config_overrides))
     config = AutoConfig.for_model(model.model_type, **task.labels(splits) | model.config_overrides)
     return AutoModelForImageClassification.from_config(config)
 
@@ -180,6 +149,10 @@ def refuse_pairs(recipe: Recipe):
         (
             model.ema and recipe.training.load_best_model_at_end,
             "`ema` and `load_best_model_at_end`: the result is the last average",
+        ),
+        (
+            model.is_foreign and model.task != "image-classification",
+            f"`task: {model.task}` and `model_type: {model.model_type}`, which is for image classification",
         ),
         (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
         (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
@@ -193,23 +166,35 @@ def refuse_pairs(recipe: Recipe):
             raise ValueError(f"{recipe.path} sets {words}, so leave one of them out.")
 
 
+def refuse_unsized(recipe: Recipe):
+    if recipe.model.is_foreign and "size" not in recipe.model.processor_overrides:
+        raise ValueError(
+            f"{recipe.path} has `model_type: {recipe.model.model_type}`, whose pictures could be of any size: set "
+            "`processor_overrides: {size: {height: ..., width: ...}}`."
+        )
+
+
 def train(recipe: Recipe) -> Trained:
     """Train on the recipe's data and evaluate on its held-out part. Writes nothing but Trainer's own files.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_data` and `make_model`.
+        ValueError, FileNotFoundError: as `load_data`, `read_start` and `begin`.
         FloatingPointError: the loss is no number; it names the rows.
         RuntimeError: a checkpoint could not be written.
     """
-    start, settings = time.perf_counter(), recipe.model
+    began, settings = time.perf_counter(), recipe.model
     refuse_pairs(recipe)
     task = TASKS[settings.task]
     set_seed(recipe.training.seed)
     with recipe.training.main_process_first(desc="loading the data"):
         splits = load_data(recipe)
-    model = make_model(recipe, task, splits)
-    config = model.config
-    processor = task.processor(config, splits, settings.processor_overrides)
+    start = read_start(recipe, task) if settings.init_from else None
+    model = begin(start, task, splits, settings.is_foreign) if start else new_model(recipe, task, splits)
+    config: Any = model.config
+    processor = start.processor if start else None
+    if processor is None:
+        refuse_unsized(recipe)
+        processor = task.processor(config, splits, settings.processor_overrides)
     plain_collate = task.collator(processor, config, settings.collator_settings)
     pipeline = make_pipeline(recipe, task, splits, config, processor, plain_collate)
     if settings.lora:
@@ -250,7 +235,7 @@ def train(recipe: Recipe) -> Trained:
         averaged = {key.removeprefix("ema_"): value for key, value in figures.items() if key.startswith("ema_")}
         figures = {(f"plain_{key}" if key in averaged else key): value for key, value in figures.items()} | averaged
         figures = {key: value for key, value in figures.items() if not key.startswith("ema_")}
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     if recipe.data.streaming:  # its held-out part is read as a whole, and stands for the rest
         splits = DatasetDict(train=splits["test"], test=splits["test"])
     baseline = task.baseline(splits, plain_collate, config) if trainer.is_world_process_zero() else {}

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from datasets import DatasetDict
 from PIL import Image
+from transformers import AutoImageProcessor
 from transformers import EvalPrediction
 from transformers import ViTImageProcessor
 
@@ -49,6 +50,16 @@ class Task(ABC):
             settings = {"size": dict(height=height, width=width), **settings}
         return self.processor_class(**HALVES | settings)
 
+    def read_processor(self, folder: Any) -> Any:
+        """A checkpoint's."""
+        return AutoImageProcessor.from_pretrained(folder)
+
+    def takes(self, image_processor: Any) -> bool:
+        """Whether another checkpoint's is of use here: one that gives pixels only, or of the task's own kind."""
+        return (self.only_images and {*image_processor(Image.new("RGB", (32, 32)))} == {"pixel_values"}) or (
+            type(image_processor).__name__.startswith(self.processor_class.__name__)
+        )
+
     @abstractmethod
     def collator(self, processor: Any, config: Any, settings: dict[str, Any]) -> Callable: ...
 
@@ -87,6 +98,8 @@ def batches(rows: Any, collate: Callable, size: int = 100):
 
 def as_pictures(processor: Any, pixel_values: torch.Tensor) -> list[Image.Image]:
     """(B, C, H, W), normalised, -> pictures as people see them."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    pixels = ((pixel_values * std + mean).clamp(0, 1) * 255).round().byte().movedim(1, 3)
+    mean, std, scale = 0.0, 1.0, processor.rescale_factor if processor.do_rescale else 1.0
+    if processor.do_normalize:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    pixels = ((pixel_values * std + mean) / scale).clamp(0, 255).round().byte().movedim(1, 3)
     return [Image.fromarray(image.numpy()) for image in pixels]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from transformers import AutoProcessor
 from transformers import CLIPImageProcessor
 from transformers import EvalPrediction
 from transformers import VisionTextDualEncoderProcessor
@@ -124,6 +125,15 @@ class ImageText(Task):
         images = CLIPImageProcessor(size=size, do_center_crop=False, resample=PILImageResampling.BICUBIC, **settings)
         length = config.text_config.max_position_embeddings
         return VisionTextDualEncoderProcessor(images, word_tokenizer(splits["train"]["caption"], length))
+
+    def read_processor(self, folder):
+        processor = AutoProcessor.from_pretrained(folder)
+        if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+            raise FileNotFoundError(
+                f"`init_from: {folder}` has no tokenizer, without which its text tower's words mean nothing: save its "
+                "processor there too."
+            )
+        return processor
 
     def collator(self, processor, config, settings):
         return ImageTextCollator(processor, **settings)
