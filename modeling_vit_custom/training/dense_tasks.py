@@ -19,9 +19,17 @@ from .task import Task
 from .task import batches
 
 
-class SemanticSegmentation(Task):
-    name, metric, columns = "image-segmentation", "mean_iou", ("image", "mask", "objects")
+class OfObjects(Task):
+    """What is to be found lies in the picture."""
+
     only_images = False
+
+    def classes_of(self, rows):
+        return [sorted(set(objects["category"])) for objects in rows["objects"]]
+
+
+class SemanticSegmentation(OfObjects):
+    name, metric, columns = "image-segmentation", "mean_iou", ("image", "mask", "objects")
     model_class, processor_class = ViTCustomForSemanticSegmentation, SegformerImageProcessor
 
     def class_names(self, splits):
@@ -56,8 +64,8 @@ class SemanticSegmentation(Task):
         return pictures.below(panels)
 
 
-class ObjectDetection(Task):
-    name, metric, concatenates, only_images = "object-detection", "map_50", False, False
+class ObjectDetection(OfObjects):
+    name, metric, concatenates = "object-detection", "map_50", False
     columns = ("image", "objects", "width", "height")
     model_class, processor_class = ViTCustomForObjectDetection, DetrImageProcessor
 

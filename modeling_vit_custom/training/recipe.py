@@ -41,7 +41,7 @@ class DataArguments:
     augmentation: dict = field(default_factory=dict, metadata={"help": "policy, crop, flip, erasing ..."})
     mix: dict = field(default_factory=dict, metadata={"help": "mixup_alpha, cutmix_alpha, label_smoothing ..."})
     repeated_augmentation: int = field(default=1, metadata={"help": "copies of an image that follow each other"})
-    num_examples: int = field(default=10, metadata={"help": "held-out images kept beside the checkpoint"})
+    num_examples: int = field(default=10, metadata={"help": "held-out images kept beside the checkpoint, at most 25"})
 
 
 @dataclass

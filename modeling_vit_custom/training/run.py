@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from datasets import Dataset
 from datasets import DatasetDict
 from transformers import AutoConfig
 from transformers import AutoModelForImageClassification
+from transformers import EvalPrediction
 from transformers import PreTrainedModel
 from transformers import set_seed
 
@@ -19,6 +21,7 @@ from .adapters import merge
 from .averaging import WeightAverage
 from .checkpoints import last_checkpoint
 from .data import DATASETS
+from .history import refuse_trackers
 from .pipeline import make_pipeline
 from .probing import ProbeCallback
 from .recipe import Recipe
@@ -44,6 +47,7 @@ class Trained:
     collate: Callable
     held_out: Dataset
     class_names: list[str]  # none where a task has no classes
+    prediction: EvalPrediction | None  # of the held-out rows, by the model above, where mistakes can be told
     metrics: dict[str, float]  # without the prefix "eval_"
     baseline: dict[str, float]
     num_train_images: int | None  # None of a stream
@@ -67,8 +71,8 @@ class Trained:
 def load_data(recipe: Recipe) -> DatasetDict:
     """
     Raises:
-        ValueError: a data set that cannot be read as the recipe says, a setting that it has not, columns that the task
-            needs and it has not, or more examples than there are.
+        ValueError: a data set that cannot be read as the recipe says, a setting that it has not, or columns that
+            the task needs and it has not.
         FileNotFoundError: its files are not there.
     """
     data = recipe.data
@@ -104,8 +108,6 @@ def load_data(recipe: Recipe) -> DatasetDict:
             f"`task: {task.name}` needs {', '.join(lacking)}, which `dataset: {data.dataset}` has not: choose another "
             f"of {', '.join(DATASETS)}."
         )
-    if data.num_examples > len(splits["test"]):
-        raise ValueError(f"`num_examples: {data.num_examples}` exceeds the {len(splits['test'])} held-out images.")
     return splits
 
 
@@ -180,10 +182,12 @@ def train(recipe: Recipe) -> Trained:
     Raises:
         ValueError, FileNotFoundError: as `load_data`, `read_start` and `begin`.
         FloatingPointError: the loss is no number; it names the rows.
+        ImportError: a tracker is not installed.
         RuntimeError: a checkpoint could not be written.
     """
     began, settings = time.perf_counter(), recipe.model
     refuse_pairs(recipe)
+    refuse_trackers(recipe.training.report_to or ())
     task = TASKS[settings.task]
     set_seed(recipe.training.seed)
     with recipe.training.main_process_first(desc="loading the data"):
@@ -209,6 +213,13 @@ def train(recipe: Recipe) -> Trained:
     callbacks: list[Any] = [average] if average else []
     if recipe.data.fast_seek:
         callbacks.append(fast_seek(recipe, pipeline.train))
+    compute, seen = task.compute_metrics(processor, config), deque[EvalPrediction](maxlen=2)
+
+    def compute_and_keep(prediction: EvalPrediction) -> dict[str, float]:
+        if task.tells_mistakes:
+            seen.append(prediction)
+        return compute(prediction) if compute else {}
+
     trainer = ViTCustomTrainer(
         model=model,
         args=recipe.training,
@@ -216,7 +227,7 @@ def train(recipe: Recipe) -> Trained:
         processing_class=processor,
         train_dataset=pipeline.train,
         eval_dataset=pipeline.test,
-        compute_metrics=task.compute_metrics(processor, config),
+        compute_metrics=compute_and_keep if compute else None,
         compute_loss_func=pipeline.loss,
         preprocess_logits_for_metrics=task.select,
         callbacks=callbacks,
@@ -228,7 +239,8 @@ def train(recipe: Recipe) -> Trained:
         rows = splits["train"], splits["test"]
         trainer.add_callback(ProbeCallback(*rows, processor, kinds=settings.probe, log=trainer.log))
     trainer.train(recipe.training.resume_from_checkpoint)
-    evaluated = trainer.evaluate()
+    seen.clear()
+    evaluated = trainer.evaluate()  # of the average, where there is one, and then of the plain weights
     figures = {key.removeprefix("eval_"): value for key, value in evaluated.items() if key.startswith("eval_")}
     if average:  # the result is the average, and the plain weights' figures stand beside its own
         average.copy_to(model)
@@ -247,6 +259,7 @@ def train(recipe: Recipe) -> Trained:
         collate=plain_collate,
         held_out=splits["test"],
         class_names=task.class_names(splits),
+        prediction=seen[0] if seen else None,
         metrics=figures,
         baseline=baseline,
         num_train_images=None if recipe.data.streaming else len(splits["train"]),

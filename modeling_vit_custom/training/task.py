@@ -31,6 +31,7 @@ class Task(ABC):
     collator_settings: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("image",)  # that a data set must have
     only_images = True  # what is to be found does not move with an image's pixels
+    tells_mistakes = False  # each row has one answer, right or wrong
     concatenates = True  # the evaluated batches are one; boxes of an image stay apart from the next image's
 
     def config(self, splits: DatasetDict, settings: dict[str, Any]) -> Any:
@@ -49,6 +50,10 @@ class Task(ABC):
             height, width = pair(config.image_size)
             settings = {"size": dict(height=height, width=width), **settings}
         return self.processor_class(**HALVES | settings)
+
+    def classes_of(self, rows: Any) -> list[list[int]]:
+        """What each row shows, so that examples can be of all classes."""
+        return [[] for _ in range(len(rows))]
 
     def read_processor(self, folder: Any) -> Any:
         """A checkpoint's."""

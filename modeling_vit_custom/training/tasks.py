@@ -31,13 +31,16 @@ from .tokenizers import word_tokenizer
 
 class ImageClassification(Task):
     name, metric, columns = "image-classification", "accuracy", ("image", "label")
-    model_class = ViTCustomForImageClassification
+    model_class, tells_mistakes = ViTCustomForImageClassification, True
 
     def config(self, splits, settings):
         return super().config(splits, {"problem_type": "single_label_classification", **settings})
 
     def class_names(self, splits):
         return splits["train"].features["label"].names
+
+    def classes_of(self, rows):
+        return [[label] for label in rows["label"]]
 
     def collator(self, processor, config, settings):
         return ImageCollator(processor, config.num_labels)
