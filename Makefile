@@ -35,7 +35,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: setup
-	$(BIN)/python scripts/train.py $(RECIPE)
+	$(BIN)/python scripts/train.py $(RECIPE) --overwrite
 	cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/scripts/predict.py" "$(CURDIR)/runs/quickstart"
 
 # Which sets: make data ARGS="fashion_mnist scenes"; all if left out.

@@ -33,6 +33,7 @@ from modeling_vit_custom.training.evaluation import load_checkpoint
 from modeling_vit_custom.training.evaluation import recipe_for_evaluation
 from modeling_vit_custom.training.evaluation import recipe_of_run
 from modeling_vit_custom.training.evaluation import why_not
+from modeling_vit_custom.training.naming import inside_run
 from modeling_vit_custom.training.run import load_data
 
 CLASS_FIGURES = ("accuracy", "top_5_accuracy", "ece")
@@ -41,7 +42,7 @@ CLASS_FIGURES = ("accuracy", "top_5_accuracy", "ece")
 def main(argv: list[str] | None = None) -> Path | None:
     """-> the folder; None on any process but the first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="a folder with a config.json, or a name on the Hub")
+    parser.add_argument("checkpoint", help="a folder with a config.json, a run, or a name on the Hub")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", help="whatever a recipe's `dataset` may be")
     source.add_argument("--recipe", type=Path, help="for its data, and what it says of batches")
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     parser.add_argument("--zero_shot", action="store_true", help="classes by their names alone, for a dual encoder")
     arguments = parser.parse_args(argv)
 
+    arguments.checkpoint = inside_run(arguments.checkpoint)
     start, checkpoint, kinds = time.perf_counter(), arguments.checkpoint, arguments.kinds or []
     task, model = load_checkpoint(checkpoint, arguments.task)
     processor, probes = AutoProcessor.from_pretrained(checkpoint), bool(kinds or arguments.zero_shot)

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,15 +35,25 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("folder", type=Path, help="a run's folder, with checkpoint/ and examples/")
     folder = parser.parse_args(argv).folder
 
-    truth = json.loads((folder / "examples" / "labels.json").read_text())
+    if folder.name == "checkpoint" and not (folder / "examples").is_dir():
+        folder = folder.parent  # of the run
+    if not (folder / "examples/labels.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no examples/labels.json: name the folder of a run of image classification, which holds "
+            "checkpoint/ and examples/, or try the checkpoint on pictures of your own by transformers' pipeline."
+        )
+    truth = json.loads((folder / "examples" / "labels.json").read_text(encoding="utf-8"))
+    if not truth:
+        raise ValueError(f"{folder / 'examples'} is empty: train with `num_examples` of 1 to 25.")
     images = [Image.open(folder / "examples" / name).convert("RGB") for name in truth]
     checkpoint = str(folder / "checkpoint")
     classify = pipeline("image-classification", model=checkpoint, trust_remote_code=True)
     answers = [answer[0] for answer in classify(images, top_k=1)]
-    print(f"\n{'image':<8}{'truth':<8}{'prediction':<12}score")
+    width = max(map(len, ["prediction", *truth.values(), *(answer["label"] for answer in answers)])) + 2
+    print(f"\n{'image':<8}{'truth':<{width}}{'prediction':<{width}}score")
     for (name, label), answer in zip(truth.items(), answers, strict=True):
         wrong = "" if answer["label"] == label else "  wrong"
-        print(f"{name:<8}{label:<8}{answer['label']:<12}{answer['score']:.3f}{wrong}")
+        print(f"{name:<8}{label:<{width}}{answer['label']:<{width}}{answer['score']:.3f}{wrong}")
     check_by_hand(checkpoint, images, [answer["label"] for answer in answers])
     picture = folder / "predictions.png"
     draw(picture, images, list(truth.values()), answers)
@@ -66,15 +77,24 @@ def check_by_hand(checkpoint: str, images: list[Image.Image], labels: list[str])
 
 def draw(path: Path, images: list[Image.Image], truth: list[str], answers: list[dict]):
     """All images in one picture, each with its truth and prediction; a wrong one in red."""
-    figure, axes = pyplot.subplots(2, (len(images) + 1) // 2, figsize=(9, 4.4), layout="constrained")
+    columns = min(5, len(images))
+    rows = -(-len(images) // columns)
+    size = max(4, 1.8 * columns), 2.4 * rows
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis, image, label, answer in zip(axes.flat, images, truth, answers, strict=False):
         axis.imshow(image)
-        right = answer["label"] == label
-        axis.set_title(f"{answer['label']} ({answer['score']:.0%})\ntruth {label}", color="black" if right else "red")
+        color = "black" if answer["label"] == label else "red"
+        title = f"{short(answer['label'])} ({answer['score']:.0%})\n{short(f'truth {label}')}"
+        axis.set_title(title, color=color, fontsize=8)
     for axis in axes.flat:
         axis.axis("off")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def short(name: str) -> str:
+    """A long name in two lines at most, as wide as a picture."""
+    return textwrap.fill(name, 21, max_lines=2, placeholder=" ...")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
     accelerate launch --config_file configs/accelerate/ddp.yaml scripts/train.py configs/recipes/quickstart.yaml
 
 Every key of a recipe is an option too. The folder holds `checkpoint/` (weights, configuration, code, processor, card),
-`examples/` (held-out images), for most tasks `predictions.png`, `recipe.yaml`: the run with all that was set, and
+`examples/` (held-out images), for most tasks `predictions.png`, of classifiers `mistakes.csv`, the surest first,
+`history.csv` and `history.png`: what was logged by step, `recipe.yaml`: the run with all that was set, and
 `metrics.json`: what the model reached, and what a trivial answer reaches. Until a run ends, its checkpoints are in
 `<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on. TRACEBACK=1 shows where an
 error is from.
@@ -33,7 +34,9 @@ from modeling_vit_custom.training import Recipe
 from modeling_vit_custom.training import Trained
 from modeling_vit_custom.training import checkpoints_in
 from modeling_vit_custom.training import read_recipe
+from modeling_vit_custom.training import save_examples
 from modeling_vit_custom.training import train
+from modeling_vit_custom.training import write_history
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +44,7 @@ ROOT = Path(__file__).parent.parent
 def main(argv: list[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="a YAML file, as those of configs/recipes")
+    parser.add_argument("--overwrite", action="store_true", help="replace the result of a run that ended")
     arguments, settings = parser.parse_known_args(argv)
 
     recipe = read_recipe(arguments.recipe, settings)
@@ -48,7 +52,7 @@ def main(argv: list[str] | None = None) -> Path:
     resolved, main_process = recipe.resolved(), recipe.training.process_index == 0
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     chosen: Any = recipe.training.resume_from_checkpoint  # True: the last
-    refuse_to_forget(folder, unfinished, chosen)
+    refuse_to_forget(folder, unfinished, chosen, arguments.overwrite)
     recipe.training.output_dir = str(unfinished)
     refuse_strangers(folder, name)
     trained = train(recipe)
@@ -65,7 +69,7 @@ def main(argv: list[str] | None = None) -> Path:
     return folder
 
 
-def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None):
+def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None, overwrite: bool):
     there = next(path for path in (unfinished, *unfinished.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise NotADirectoryError(f"{unfinished} cannot be written, because of {there}: set another `output_dir`.")
@@ -73,6 +77,17 @@ def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None):
         raise FileExistsError(
             f"{folder} is the result of a run that ended, so there is nothing to resume: set another `output_dir`, or "
             f"name one of its checkpoints in {folder / 'trainer'}."
+        )
+    if (folder / "metrics.json").is_file() and not overwrite:
+        raise FileExistsError(
+            f"{folder} holds the result of a run that ended: add --overwrite to replace it, or set another "
+            "`output_dir`."
+        )
+    events = Path(os.environ.get("TENSORBOARD_LOGGING_DIR", os.devnull)).absolute()
+    if folder.absolute() in (events, *events.parents):
+        raise ValueError(
+            f"TENSORBOARD_LOGGING_DIR is in {folder}, which is there only when a run has ended: leave it out, and the "
+            "events come into the result, or name another folder."
         )
     if not chosen and checkpoints_in(unfinished):
         raise FileExistsError(
@@ -82,8 +97,8 @@ def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None):
 
 
 def keep_checkpoints(unfinished: Path, place: Path):
-    """Where the recipe saves any, they come to rest in the result."""
-    if checkpoints_in(unfinished):
+    """They come to rest in the result, and so does what trackers wrote there."""
+    if any(path.is_file() for path in unfinished.rglob("*")):
         unfinished.rename(place)
     else:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -115,22 +130,8 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if not recipe.model.is_foreign:  # another's card is not ours to write
         write_card(checkpoint, ROOT / "model_card.md", repo=f"owner/vit-custom-{name}", metrics=figures)
+    write_history(trained.trainer.state.log_history, folder)
     save_examples(folder, trained, recipe.data.num_examples)
-
-
-def save_examples(folder: Path, trained: Trained, count: int):
-    """The first `count` held-out images as files, with their labels if they have any, and the model's answers."""
-    images = folder / "examples"
-    images.mkdir()
-    rows = trained.held_out.select(range(count))
-    for index, row in enumerate(rows):
-        row["image"].save(images / f"{index}.png")
-    if trained.task.name == "image-classification":
-        labels = {f"{index}.png": trained.class_names[label] for index, label in enumerate(rows["label"])}
-        (images / "labels.json").write_text(json.dumps(labels, indent=1) + "\n")
-    picture = trained.task.draw(trained.model, trained.processor, trained.collate, rows, trained.held_out)
-    if picture is not None:
-        picture.save(folder / "predictions.png")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ def test_a_trained_folder_is_ready_for_the_hub(trained):
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint",
         "examples",
+        "history.csv",
+        "history.png",
         "metrics.json",
+        "mistakes.csv",
         "recipe.yaml",
         "run.json",
     }

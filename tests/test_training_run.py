@@ -94,7 +94,7 @@ def test_a_checkpoint_goes_on_with_other_classes(recipe, folder, tmp_path, capsy
     words = ["--dataset", str(folder / "pictures"), "--init_from", str(first / "checkpoint")]
     run = train([recipe, *words, "--output_dir", str(tmp_path / "second")])
     assert len(json.loads((run / "checkpoint/config.json").read_text())["id2label"]) == 3
-    assert "has other classes than the data: its head is left out" in capsys.readouterr().out
+    assert "first/checkpoint none keep their rows; new: a, b, c; left out: 0, 1, 2" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="result of a run that ended, so there is nothing to resume"):
         train([recipe, "--output_dir", str(tmp_path / "first"), "--resume_from_checkpoint"])
 

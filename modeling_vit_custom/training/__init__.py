@@ -29,6 +29,8 @@ from .distillation import DistillationLoss
 from .distillation import Teach
 from .distillation import cache_predictions
 from .distillation import load_teacher
+from .examples import save_examples
+from .history import write_history
 from .mixing import Mix
 from .mixing import MixPixels
 from .mixing import soft_cross_entropy
@@ -86,7 +88,9 @@ __all__ = [
     "merge",
     "parameter_groups",
     "read_recipe",
+    "save_examples",
     "soft_cross_entropy",
     "time_training",
     "train",
+    "write_history",
 ]

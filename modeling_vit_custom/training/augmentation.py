@@ -248,6 +248,11 @@ class Prepared(Numbered):
         self.image_processor, self.to_rgb = image_processor, to_rgb
         probe = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
         pixels, expected = self.prepare(probe), image_processor([probe], return_tensors="pt")["pixel_values"]
+        if not expected.is_floating_point():
+            raise ValueError(
+                f"{type(image_processor).__name__} neither rescales nor normalises, so that a model would get bytes: "
+                "set `do_rescale: true`."
+            )
         made = Normalise.of(image_processor)({"pixel_values": pixels[None]})["pixel_values"]
         if pixels.dtype != torch.uint8 or not torch.allclose(made, expected, rtol=0, atol=1e-4):
             raise ValueError(
@@ -327,6 +332,12 @@ class Normalise:
         if not image_processor.do_normalize:
             return cls(None, None, rescale_factor)
         return cls(image_processor.image_mean, image_processor.image_std, rescale_factor)
+
+    @property
+    def fill(self) -> list[float]:
+        """The colour, 0 to 255, that becomes 0."""
+        mean = self.fused[0]
+        return [0.0] * 3 if mean is None else mean.clamp(0, 255).tolist()
 
     def __call__(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
         pixels = inputs["pixel_values"]

@@ -66,10 +66,21 @@ def rgb_of(rows: list[dict[str, Any]]) -> list[Image.Image]:
     return [decode_rgb(row["image"], name_of(position, row)) for position, row in enumerate(rows)]
 
 
+def refuse_sizes(images: Sequence[torch.Tensor], rows: list[dict[str, Any]]):
+    """B x (C, H', W') -> nothing."""
+    for position, image in enumerate(images):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{name_of(position, rows[position])} is {tuple(image.shape[1:])} pixels large after processing, not "
+                f"{tuple(images[0].shape[1:])} as others: give the image processor a `size` of `height` and `width`."
+            )
+
+
 def pixels_of(image_processor: Callable, rows: list[dict[str, Any]]) -> torch.Tensor:
     """The rows' `image`s -> (B, C, H, W): PIL images processed, tensors of bytes as they are, for the device to
     normalise."""
     if isinstance(rows[0]["image"], torch.Tensor):
+        refuse_sizes([row["image"] for row in rows], rows)
         return torch.stack([row["image"] for row in rows])
     pixel_values = image_processor(rgb_of(rows), return_tensors="pt")["pixel_values"]
     refuse_infinite(pixel_values, rows)

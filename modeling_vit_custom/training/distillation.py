@@ -35,6 +35,8 @@ from transformers.image_utils import PILImageResampling
 from .mixing import logits_of
 from .mixing import soft_cross_entropy
 from .mixing import teacher_mix
+from .naming import class_names
+from .naming import inside_run
 
 KINDS = ("hard", "soft")
 TIMM = "timm:"
@@ -129,7 +131,7 @@ def load_teacher(name: str) -> Teacher:
     """A teacher from this machine; nothing is downloaded.
 
     Args:
-        name: the folder of any image classifier of transformers', or of ours, with its image processor;
+        name: the folder of any image classifier of transformers', or of ours, with its image processor, or of a run;
             "timm:<folder>" with a config.json and a model.safetensors of timm's; or "timm:<model>:<checkpoint>".
 
     Raises:
@@ -141,6 +143,7 @@ def load_teacher(name: str) -> Teacher:
 
 
 def load_transformers(folder: str) -> Teacher:
+    folder = inside_run(folder)
     for file, kind in (("config.json", "model"), ("preprocessor_config.json", "image processor")):
         if not Path(folder, file).is_file():
             raise FileNotFoundError(
@@ -158,15 +161,10 @@ def load_transformers(folder: str) -> Teacher:
         )
     processor: Any = AutoImageProcessor.from_pretrained(folder, **trusted)
     preprocessing = read_preprocessing(processor, getattr(model.config, "num_channels", 3), folder)
-    teacher = Teacher(model, preprocessing, model.config.num_labels, named(model.config))
+    names = class_names(model.config)
+    teacher = Teacher(model, preprocessing, model.config.num_labels, dict(enumerate(names)) if names else None)
     check_preprocessing(teacher, processor, folder)
     return teacher
-
-
-def named(config: Any) -> dict[int, str] | None:
-    """The names of a configuration's classes; None where they are transformers' for classes without one."""
-    names = {int(index): name for index, name in config.id2label.items()}
-    return None if all(name == f"LABEL_{index}" for index, name in names.items()) else names
 
 
 def read_preprocessing(processor: Any, num_channels: int, folder: str) -> Preprocessing:

@@ -16,8 +16,8 @@ from transformers import TrainingArguments
 from .collators import Numbered
 from .recipe import Recipe
 from .recipe import read_recipe
+from .task import Task
 from .tasks import TASKS
-from .tasks import Task
 from .trainer import ViTCustomTrainer
 
 CLASSES = "image-classification"

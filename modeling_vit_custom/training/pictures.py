@@ -19,6 +19,7 @@ from PIL import ImageFont
 GAP, LINE = 4, 14  # pixels between panels, and of a line of text
 PAPER, INK, HIDDEN = "white", "black", "gray"
 RIGHT, WRONG = "green", "firebrick"
+MOST_LINES, MOST_MARKED = 10, 60  # lines of metrics in one panel, and points of a line that are marked
 MOST_NAMES, MOST_COUNTS = 50, 20  # classes whose names, and whose counts, can be read beside a confusion matrix
 
 
@@ -136,6 +137,31 @@ def draw_confusion(confusion: Any, names: Sequence[str]) -> Image.Image:
         for row, column in zip(*counts.nonzero(), strict=True):
             color = PAPER if shares[row, column] > 0.5 else INK
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+    return picture_of(figure)
+
+
+def draw_history(rows: Sequence[dict[str, Any]]) -> Image.Image:
+    """Rows of figures by `step` -> a panel each for losses, metrics, learning rate and the norm of the gradients."""
+    names = list(dict.fromkeys(name for row in rows for name in row if name not in ("step", "epoch")))
+    single = [name for name in ("learning_rate", "grad_norm") if name in names]
+    losses = [name for name in names if name.endswith("loss")]
+    metrics = [name for name in names if name not in (*single, *losses)]
+    panels = {"loss": losses, "metrics": metrics[:MOST_LINES], **{name: [name] for name in single}}
+    panels = {title: lines for title, lines in panels.items() if lines}
+    figure = Figure(figsize=(9, 0.4 + 2.2 * max(1, len(panels))), layout="constrained", dpi=100)
+    for axes, (title, lines) in zip(
+        figure.subplots(max(1, len(panels)), sharex=True, squeeze=False)[:, 0], panels.items(), strict=False
+    ):
+        for name in lines:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            marker = "o" if len(points) < MOST_MARKED else None
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=name)
+        axes.set(ylabel=title.replace("_", " "))
+        axes.grid(alpha=0.3)
+        if lines != [title]:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    figure.axes[-1].set(xlabel="step")
+    figure.axes[-1].xaxis.get_major_locator().set_params(integer=True)
     return picture_of(figure)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.transforms.v2.functional import to_pil_image
 
 from ..configuration_checks import pair
 from .augmentation import Augmented
@@ -21,13 +22,14 @@ from .distillation import DistillationLoss
 from .distillation import Teach
 from .distillation import cache_predictions
 from .distillation import load_teacher
+from .kept_processor import made_size
 from .mixing import Mix
 from .mixing import MixPixels
 from .mixing import soft_cross_entropy
 from .recipe import Recipe
 from .recipe import refuse_unknown
 from .streams import NumberedStream
-from .tasks import Task
+from .task import Task
 
 DISTILLATION = ("teacher", "kind", "alpha", "temperature", "cache")
 
@@ -69,7 +71,7 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
         return Pipeline(Numbered(splits["train"]), Numbered(splits["test"]), collate)
     image_processor = getattr(processor, "image_processor", processor)
     prepared = Prepared(splits["test"], image_processor)
-    transform = augment(data.augmentation, config, image_processor) if data.augmentation else prepared.prepare
+    transform = augment(recipe, config, image_processor) if data.augmentation else prepared.prepare
     if data.streaming:
         args = recipe.training
         block = args.train_batch_size * args.world_size  # so that workers leave the batches as one process makes them
@@ -108,10 +110,25 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
     return pipeline
 
 
-def augment(settings: dict[str, Any], config: Any, image_processor: Any) -> Callable:
-    size = image_processor.size
-    size = (size["height"], size["width"]) if "height" in size else pair(config.image_size)
-    return make_transform(size, settings, fill=[round(255 * value) for value in image_processor.image_mean])
+def augment(recipe: Recipe, config: Any, image_processor: Any) -> Callable:
+    """Of the size and the colours of the processor's pictures, and with its filter where it comes from a checkpoint.
+
+    Raises:
+        ValueError: a processor that does more to colours than rescale and normalise.
+    """
+    size = made_size(image_processor) or pair(config.image_size)
+    plain = torch.tensor((40, 120, 200), dtype=torch.uint8)[:, None, None].expand(3, *size)
+    expected = image_processor(to_pil_image(plain), return_tensors="pt")["pixel_values"]
+    normalise = Normalise.of(image_processor)
+    if not torch.allclose(normalise({"pixel_values": plain[None]})["pixel_values"], expected, rtol=0, atol=1e-4):
+        raise ValueError(
+            f"{type(image_processor).__name__} does more to colours than rescale and normalise, which augmented "
+            "pictures would lack: leave `augmentation` out."
+        )
+    settings, filters = recipe.data.augmentation, {0: "nearest", 2: "bilinear", 3: "bicubic"}
+    if recipe.model.init_from and image_processor.resample in filters:
+        settings = {"interpolation": filters[image_processor.resample], **settings}
+    return make_transform(size, settings, fill=normalise.fill)
 
 
 def teacher_step(recipe: Recipe, splits: Any, config: Any, prepared: Prepared) -> Callable:

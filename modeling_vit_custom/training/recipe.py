@@ -41,14 +41,16 @@ class DataArguments:
     augmentation: dict = field(default_factory=dict, metadata={"help": "policy, crop, flip, erasing ..."})
     mix: dict = field(default_factory=dict, metadata={"help": "mixup_alpha, cutmix_alpha, label_smoothing ..."})
     repeated_augmentation: int = field(default=1, metadata={"help": "copies of an image that follow each other"})
-    num_examples: int = field(default=10, metadata={"help": "held-out images kept beside the checkpoint"})
+    num_examples: int = field(default=10, metadata={"help": "held-out images kept beside the checkpoint, at most 25"})
 
 
 @dataclass
 class ModelArguments:
     task: str = field(default="image-classification", metadata={"help": "what the model is for"})
     model_type: str = field(default=OWN, metadata={"help": "another classifier of transformers, such as resnet"})
-    init_from: str | None = field(default=None, metadata={"help": "a checkpoint's folder, whose encoder is kept"})
+    init_from: str | None = field(
+        default=None, metadata={"help": "a checkpoint, a run or a name on the Hub, to go on from"}
+    )
     config_overrides: dict = field(default_factory=dict, metadata={"help": "fields of the configuration"})
     processor_overrides: dict = field(default_factory=dict, metadata={"help": "settings of the image processor"})
     collator_settings: dict = field(default_factory=dict, metadata={"help": "settings of what makes the batches"})
@@ -130,7 +132,8 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
     if name not in TASKS:
         raise ValueError(f"{path} has `task: {name}`, which is none: choose one of {', '.join(TASKS)}.")
     task = TASKS[name]
-    refuse_unknown(settings.get("processor_overrides", {}), task.processor_class().to_dict(), path)
+    if not settings.get("init_from"):  # else the checkpoint's processor says what it knows
+        refuse_unknown(settings.get("processor_overrides", {}), task.processor_class().to_dict(), path)
     refuse_unknown(settings.get("collator_settings", {}), task.collator_settings, path)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.accelerator.is_available():  # else Trainer takes them for so many runs of their own

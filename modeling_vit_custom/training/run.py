@@ -1,8 +1,8 @@
 """One recipe from start to end: data, model, Trainer, evaluation, the trivial baseline beside it."""
 
 import inspect
-import json
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from datasets import Dataset
 from datasets import DatasetDict
 from transformers import AutoConfig
 from transformers import AutoModelForImageClassification
+from transformers import EvalPrediction
 from transformers import PreTrainedModel
 from transformers import set_seed
 
@@ -20,21 +21,23 @@ from .adapters import merge
 from .averaging import WeightAverage
 from .checkpoints import last_checkpoint
 from .data import DATASETS
+from .history import refuse_trackers
 from .images import OTHERWISE
 from .images import count_otherwise
 from .pipeline import make_pipeline
 from .probing import ProbeCallback
-from .recipe import OWN
 from .recipe import DataArguments
 from .recipe import Recipe
 from .recipe import refuse_unknown
 from .sources import Decodes
 from .sources import load_source
 from .sources import numbered
+from .starting import begin
+from .starting import read_start
 from .streams import SavesPosition
 from .streams import seek_to
+from .task import Task
 from .tasks import TASKS
-from .tasks import Task
 from .trainer import ViTCustomTrainer
 
 
@@ -47,6 +50,7 @@ class Trained:
     collate: Callable
     held_out: Dataset
     class_names: list[str]  # none where a task has no classes
+    prediction: EvalPrediction | None  # of the held-out rows, by the model above, where mistakes can be told
     metrics: dict[str, float]  # without the prefix "eval_"
     baseline: dict[str, float]
     num_train_images: int | None  # None of a stream
@@ -71,8 +75,8 @@ class Trained:
 def load_data(recipe: Recipe) -> DatasetDict:
     """
     Raises:
-        ValueError: a data set that cannot be read as the recipe says, a setting that it has not, columns that the task
-            needs and it has not, or more examples than there are.
+        ValueError: a data set that cannot be read as the recipe says, a setting that it has not, or columns that
+            the task needs and it has not.
         FileNotFoundError: its files are not there.
     """
     data = recipe.data
@@ -108,8 +112,6 @@ def load_data(recipe: Recipe) -> DatasetDict:
             f"`task: {task.name}` needs {', '.join(lacking)}, which `dataset: {data.dataset}` has not: choose another "
             f"of {', '.join(DATASETS)}."
         )
-    if data.num_examples > len(splits["test"]):
-        raise ValueError(f"`num_examples: {data.num_examples}` exceeds the {len(splits['test'])} held-out images.")
     return splits
 
 
@@ -152,42 +154,11 @@ def fast_seek(recipe: Recipe, stream: Any) -> SavesPosition:
     return SavesPosition(stream)
 
 
-def make_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
-    """A new model, or the recipe's checkpoint with a new head where it has none of this task's."""
-    model, settings = recipe.model, recipe.model.config_overrides
-    if model.init_from is not None and not Path(model.init_from, "config.json").is_file():
-        raise FileNotFoundError(
-            f"`init_from: {model.init_from}` holds no checkpoint: run the recipe that makes it first."
-        )
-    if model.is_foreign:
-        return other_classifier(recipe, task, splits)
-    if model.init_from is None:
-        return task.model_class(task.config(splits, settings))
-    found = json.loads(Path(model.init_from, "config.json").read_text(encoding="utf-8"))
-    is_ours = found.get("model_type") in (task.model_class.config_class.model_type, OWN)
-    if not is_ours:
-        raise ValueError(
-            f"`init_from: {model.init_from}` is a {found.get('model_type')}: set `model_type` to that, or convert it "
-            "with scripts/convert.py."
-        )
-    labels = task.labels(splits)
-    if new := bool(labels) and len(found.get("id2label") or {}) != len(labels["id2label"]):
-        print(f"{model.init_from} has other classes than the data: its head is left out, and a new one begins.")
-    return task.model_class.from_pretrained(model.init_from, ignore_mismatched_sizes=new, **labels | settings)
-
-
-def other_classifier(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
-    """One of transformers' own, to compare with or to learn from."""
+def new_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedModel:
+    """A new one; of another kind, to compare with or to learn from."""
     model = recipe.model
-    if task.name != "image-classification" or "size" not in model.processor_overrides:
-        raise ValueError(
-            f"{recipe.path} has `model_type: {model.model_type}`, which is for image classification and wants "
-            "`processor_overrides: {size: {height: ..., width: ...}}`."
-        )
-    if model.init_from is not None:
-        return AutoModelForImageClassification.from_pretrained(
-            model.init_from, ignore_mismatched_sizes=True, **task.labels(splits) | model.config_overrides
-        )
+    if not model.is_foreign:
+        return task.model_class(task.config(splits, model.config_overrides))
     config = AutoConfig.for_model(model.model_type, **task.labels(splits) | model.config_overrides)
     return AutoModelForImageClassification.from_config(config)
 
@@ -199,6 +170,10 @@ def refuse_pairs(recipe: Recipe):
         (
             model.ema and recipe.training.load_best_model_at_end,
             "`ema` and `load_best_model_at_end`: the result is the last average",
+        ),
+        (
+            model.is_foreign and model.task != "image-classification",
+            f"`task: {model.task}` and `model_type: {model.model_type}`, which is for image classification",
         ),
         (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
         (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
@@ -212,24 +187,38 @@ def refuse_pairs(recipe: Recipe):
             raise ValueError(f"{recipe.path} sets {words}, so leave one of them out.")
 
 
+def refuse_unsized(recipe: Recipe):
+    if recipe.model.is_foreign and "size" not in recipe.model.processor_overrides:
+        raise ValueError(
+            f"{recipe.path} has `model_type: {recipe.model.model_type}`, whose pictures could be of any size: set "
+            "`processor_overrides: {size: {height: ..., width: ...}}`."
+        )
+
+
 def train(recipe: Recipe) -> Trained:
     """Train on the recipe's data and evaluate on its held-out part. Writes nothing but Trainer's own files.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_data` and `make_model`.
+        ValueError, FileNotFoundError: as `load_data`, `read_start` and `begin`.
         FloatingPointError: the loss is no number; it names the rows.
+        ImportError: a tracker is not installed.
         RuntimeError: a checkpoint could not be written.
     """
-    start, settings = time.perf_counter(), recipe.model
+    began, settings = time.perf_counter(), recipe.model
     refuse_pairs(recipe)
+    refuse_trackers(recipe.training.report_to or ())
     task = TASKS[settings.task]
     set_seed(recipe.training.seed)
     with recipe.training.main_process_first(desc="loading the data"):
         splits = load_data(recipe)
     otherwise = seen_otherwise(recipe.data, splits) if recipe.training.process_index == 0 else {}
-    model = make_model(recipe, task, splits)
-    config = model.config
-    processor = task.processor(config, splits, settings.processor_overrides)
+    start = read_start(recipe, task) if settings.init_from else None
+    model = begin(start, task, splits, settings.is_foreign) if start else new_model(recipe, task, splits)
+    config: Any = model.config
+    processor = start.processor if start else None
+    if processor is None:
+        refuse_unsized(recipe)
+        processor = task.processor(config, splits, settings.processor_overrides)
     plain_collate = task.collator(processor, config, settings.collator_settings)
     pipeline = make_pipeline(recipe, task, splits, config, processor, plain_collate)
     if settings.lora:
@@ -244,6 +233,13 @@ def train(recipe: Recipe) -> Trained:
     callbacks: list[Any] = [average] if average else []
     if recipe.data.fast_seek:
         callbacks.append(fast_seek(recipe, pipeline.train))
+    compute, seen = task.compute_metrics(processor, config), deque[EvalPrediction](maxlen=2)
+
+    def compute_and_keep(prediction: EvalPrediction) -> dict[str, float]:
+        if task.tells_mistakes:
+            seen.append(prediction)
+        return compute(prediction) if compute else {}
+
     trainer = ViTCustomTrainer(
         model=model,
         args=recipe.training,
@@ -251,7 +247,7 @@ def train(recipe: Recipe) -> Trained:
         processing_class=processor,
         train_dataset=pipeline.train,
         eval_dataset=pipeline.test,
-        compute_metrics=task.compute_metrics(processor, config),
+        compute_metrics=compute_and_keep if compute else None,
         compute_loss_func=pipeline.loss,
         preprocess_logits_for_metrics=task.select,
         callbacks=callbacks,
@@ -263,14 +259,15 @@ def train(recipe: Recipe) -> Trained:
         rows = splits["train"], splits["test"]
         trainer.add_callback(ProbeCallback(*rows, processor, kinds=settings.probe, log=trainer.log))
     trainer.train(recipe.training.resume_from_checkpoint)
-    evaluated = trainer.evaluate()
+    seen.clear()
+    evaluated = trainer.evaluate()  # of the average, where there is one, and then of the plain weights
     figures = {key.removeprefix("eval_"): value for key, value in evaluated.items() if key.startswith("eval_")}
     if average:  # the result is the average, and the plain weights' figures stand beside its own
         average.copy_to(model)
         averaged = {key.removeprefix("ema_"): value for key, value in figures.items() if key.startswith("ema_")}
         figures = {(f"plain_{key}" if key in averaged else key): value for key, value in figures.items()} | averaged
         figures = {key: value for key, value in figures.items() if not key.startswith("ema_")}
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - began
     if recipe.data.streaming:  # its held-out part is read as a whole, and stands for the rest
         splits = DatasetDict(train=splits["test"], test=splits["test"])
     baseline = task.baseline(splits, plain_collate, config) if trainer.is_world_process_zero() else {}
@@ -282,6 +279,7 @@ def train(recipe: Recipe) -> Trained:
         collate=plain_collate,
         held_out=splits["test"],
         class_names=task.class_names(splits),
+        prediction=seen[0] if seen else None,
         metrics=figures,
         baseline=baseline,
         num_train_images=None if recipe.data.streaming else len(splits["train"]),
