@@ -14,7 +14,11 @@ from PIL import Image
 from PIL import ImageOps
 from PIL import UnidentifiedImageError
 
+from .picture_formats import register_plugins
+
 WHITE = 255
+SKIP = "Repair or remove it, or set `corrupt_images: skip`."  # what training says to a CorruptImage
+register_plugins()
 
 
 class CorruptImage(ValueError):

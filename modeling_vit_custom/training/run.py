@@ -93,6 +93,7 @@ def load_data(recipe: Recipe) -> DatasetDict:
             test_share=data.test_share,
             image_column=data.image_column,
             label_column=data.label_column,
+            group_column=data.group_column,
             corrupt=data.corrupt_images,
             needs_label="label" in TASKS[recipe.model.task].columns,
         )
