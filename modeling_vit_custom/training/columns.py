@@ -13,6 +13,11 @@ from datasets import Value
 Splits = Any  # a DatasetDict or an IterableDatasetDict
 
 
+def first(splits: Any) -> Any:
+    """`train`, or `all` where nothing is held out."""
+    return next(iter(splits.values()))
+
+
 def features_of(rows: Dataset | IterableDataset, dataset: str) -> datasets.Features:
     if rows.features is None:
         raise ValueError(f"`dataset: {dataset}` tells no types of its columns when streamed: set `streaming: false`.")
@@ -48,7 +53,7 @@ def rename(rows: Any, old: str, new: str) -> Any:
 
 
 def with_labels(splits: Splits, column: str | None, names: list[str] | None, dataset: str, needed: bool) -> Splits:
-    features = features_of(splits["train"], dataset)
+    features = features_of(first(splits), dataset)
     if column is None:
         candidates = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
         if not candidates and not needed:
@@ -69,8 +74,8 @@ def with_labels(splits: Splits, column: str | None, names: list[str] | None, dat
         column = "label"
     splits = type(splits)({name: rename(rows, column, "label") for name, rows in splits.items()})
     kinds = {name: rows.features["label"] for name, rows in splits.items()}
-    if isinstance(kinds["train"], ClassLabel):
-        classes = kinds["train"].names
+    if isinstance(first(kinds), ClassLabel):
+        classes = first(kinds).names
         for name, kind in kinds.items():
             same = isinstance(kind, ClassLabel) and kind.names == classes
             if not same:
@@ -112,7 +117,7 @@ class Picks:
 
 def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) -> Splits:
     """Texts or whole numbers as classes: of given names, or sorted by themselves."""
-    kind = splits["train"].features["label"]
+    kind = first(splits).features["label"]
     numbers = isinstance(kind, Value) and (kind.dtype == "bool" or "int" in kind.dtype)
     if not numbers and not (isinstance(kind, Value) and "string" in kind.dtype):
         raise ValueError(f"`label_column: {column}` holds {kind}: name a column of classes, texts or whole numbers.")
@@ -133,7 +138,7 @@ def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) 
     if None in set().union(*values.values()):
         raise ValueError(f"`label_column: {column}` of `dataset: {dataset}` has rows without a label: leave them out.")
     if names is None:
-        classes = sorted(values["train"])
+        classes = sorted(first(values))
         texts = [str(value) for value in classes]
         others = {str(value) for found in values.values() for value in found}
     else:

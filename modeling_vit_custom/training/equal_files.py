@@ -90,5 +90,6 @@ def tell_equal(train: Dataset, test: Dataset, dataset: str):
 
 
 def name(rows: Dataset, row: int) -> str:
-    path = path_of(rows[row]["image"])
-    return "/".join(PurePath(path).parts[-3:]) if path else f"row {row}"
+    found = rows[row]
+    path = path_of(found["image"])
+    return "/".join(PurePath(path).parts[-3:]) if path else f"row {found['row_number']}"

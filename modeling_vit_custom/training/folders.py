@@ -27,7 +27,7 @@ class Listing:
 
     def words(self) -> str:
         """What is left out, with counts and examples, in one line."""
-        return "; ".join(f"{len(which)} {what} ({examples(which)})" for what, which in self.left_out.items())
+        return "; ".join(f"{what}: {len(which)} ({examples(which)})" for what, which in self.left_out.items())
 
 
 def examples(which: list[Parts]) -> str:
@@ -56,7 +56,7 @@ def list_files(text: str | Path) -> Listing:
         fits = {what: [one for one in which if matches(one, pattern)] for what, which in found.left_out.items()}
         found.left_out = {what: which for what, which in fits.items() if which}
         if not found.files:
-            more = f" to read: {found.words()}" if found.left_out else ""
+            more = f" and can be read ({found.words()})" if found.left_out else ""
             raise FileNotFoundError(f"No file is called {text}{more}: check the path.")
     return found
 

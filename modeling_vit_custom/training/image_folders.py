@@ -18,6 +18,7 @@ from datasets import Value
 from datasets.fingerprint import Hasher
 
 from .columns import Splits
+from .columns import first
 from .folders import Listing
 from .folders import tell
 from .layouts import Picture
@@ -60,7 +61,12 @@ def each(rows: list[dict[str, Any]]):
 
 
 def pictures(
-    found: dict[str, Listing], dataset: str, settings: dict[str, Any], streaming: bool, needs_label: bool, whole: bool
+    found: dict[str, Listing],
+    dataset: str,
+    settings: dict[str, Any],
+    streaming: bool,
+    needs_label: bool,
+    whole: bool | None,
 ) -> Splits:
     level = settings.get("class_level", 1)
     if not isinstance(level, int) or level < 1:
@@ -74,15 +80,15 @@ def pictures(
             splits[name] = [placed(path, parts, parts, level) for path, parts in files]
         else:
             splits = arrange(files, dataset, level)
-    whole_set = {"train": [picture for rows in splits.values() for picture in rows]}
-    names = {"train": "train"} if whole else choose_splits(splits, settings.get("held_out"), dataset)
-    listing = next(iter(found.values()))
+    names = choose_splits(splits, settings.get("held_out"), dataset, whole)
+    if "all" in names:
+        splits, names = {"all": [one for rows in splits.values() for one in rows]}, {"all": "all"}
     if tables:
-        made = described(whole_set if whole else splits, tables, listing)
+        made = described(splits, tables, next(iter(found.values())))
         made.splits = {name: made.splits[old] for name, old in names.items()}
     else:
-        chosen = whole_set if whole else {name: splits[old] for name, old in names.items()}
-        made = folder_rows(chosen, listing, dataset, needs_label, whole)
+        chosen = {name: splits[old] for name, old in names.items()}
+        made = folder_rows(chosen, next(iter(found.values())), dataset, needs_label)
     if empty := [name for name, rows in made.splits.items() if not rows]:
         raise ValueError(f"The split {empty[0]} of `dataset: {dataset}` is empty: point to another.")
     tell(dataset, list(found.values()), made.said)
@@ -110,11 +116,10 @@ def sorted_out(found: Listing) -> tuple[list, list[Table]]:
     return pictures, tables
 
 
-def folder_rows(splits: dict[str, list[Picture]], found: Listing, dataset: str, needs_label: bool, whole: bool) -> Rows:
+def folder_rows(splits: dict[str, list[Picture]], found: Listing, dataset: str, needs_label: bool) -> Rows:
     """
     Args:
-        splits: `train` and what else is used.
-        whole: to be evaluated, so that one class is enough.
+        splits: `train` and perhaps `test`; or `all`, to be evaluated, so that one class is enough.
 
     Raises:
         ValueError: classes that train has not, or no class where one is needed.
@@ -122,8 +127,8 @@ def folder_rows(splits: dict[str, list[Picture]], found: Listing, dataset: str, 
     said: list[str] = []
     if any(one.folder for rows in splits.values() for one in rows):
         splits, said = with_folders(splits, found, dataset, needs_label)
-    names = sorted({one.folder for one in splits["train"] if one.folder})
-    if len(names) < (1 if whole else 2):  # as `datasets` has it: one class is none
+    names = sorted({one.folder for one in first(splits) if one.folder})
+    if len(names) < (1 if "all" in splits else 2):  # as `datasets` has it: one class is none
         names = []
     features = Features({"image": Image()} | ({"label": ClassLabel(names=names)} if names else {}))
     if not names:

@@ -38,7 +38,7 @@ def arrange(files: list[tuple[Path, Parts]], dataset: str, level: int = 1) -> di
     Raises:
         ValueError: a picture beside the folders of splits, two folders for one split, or splits inside several.
     """
-    above = root_of([parts for _, parts in files], dataset)
+    above = root_of([parts for _, parts in files], dataset, level)
     folders = splits_in([parts[len(above) :] for _, parts in files if parts[: len(above)] == above])
     if len(set(folders.values())) < len(folders):
         raise ValueError(f"`dataset: {dataset}` has {', '.join(folders)}, of which two are one split: join them.")
@@ -56,7 +56,7 @@ def arrange(files: list[tuple[Path, Parts]], dataset: str, level: int = 1) -> di
                 "split, or remove it; or choose files by `data_files` in `dataset_settings`."
             )
     while folders and all(len({below[0] for *_, below in rows}) == 1 for rows in splits.values()):
-        if any(len(below) < 3 for rows in splits.values() for *_, below in rows):
+        if any(len(below) < level + 2 for rows in splits.values() for *_, below in rows):
             break
         splits = {n: [(*one, below[1:]) for *one, below in rows] for n, rows in splits.items()}  # train/images/<class>
     return {name: [placed(*row, level) for row in rows] for name, rows in splits.items()}
@@ -68,7 +68,7 @@ def placed(path: Path, parts: Parts, below: Parts, level: int) -> Picture:
     return Picture(path, parts, folder, len(folders) > level)
 
 
-def root_of(files: list[Parts], dataset: str) -> Parts:
+def root_of(files: list[Parts], dataset: str, level: int) -> Parts:
     """The folder that holds the splits, or the classes: below one that holds nothing else, and it is not one class."""
     above: Parts = ()
     while True:
@@ -85,7 +85,7 @@ def root_of(files: list[Parts], dataset: str) -> Parts:
             )
         if holders:
             return (*above, holders[0])
-        if len(tops) != 1 or any(len(parts) == 1 for parts in below[min(tops)]):
+        if len(tops) != 1 or any(len(parts) <= level for parts in below[min(tops)]):
             return above
         above = (*above, min(tops))
 

@@ -26,8 +26,8 @@ BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 ON_HUB = "that it is there, public and has images, that there is a network, and that HF_HUB_OFFLINE is not set"
 
 
-def read(dataset: str, settings: dict[str, Any], streaming: bool, needs_label: bool, whole: bool) -> Splits:
-    """The splits that are used, of whatever columns."""
+def read(dataset: str, settings: dict[str, Any], streaming: bool, needs_label: bool, whole: bool | None) -> Splits:
+    """The splits that are used, of whatever columns: `train` and perhaps `test`, or of `whole` data `all`."""
     place = Path(dataset).expanduser()
     named = settings.get("data_files")
     if place.is_dir() and ((place / "dataset_dict.json").is_file() or (place / "state.json").is_file()):
@@ -43,9 +43,9 @@ def read(dataset: str, settings: dict[str, Any], streaming: bool, needs_label: b
         splits = shards(found, builder, dataset, streaming)
     else:
         splits = from_hub(dataset, settings, streaming)
-    if whole:
-        return DatasetDict(train=datasets.concatenate_datasets(list(splits.values())))
-    names = choose_splits(splits, settings.get("held_out"), dataset)
+    names = choose_splits(splits, settings.get("held_out"), dataset, whole)
+    if "all" in names:
+        return type(splits)({"all": datasets.concatenate_datasets(list(splits.values()))})
     kept = {name: splits[old] for name, old in names.items()}
     for name, rows in kept.items():
         if isinstance(rows, Dataset) and not len(rows):
@@ -118,6 +118,8 @@ def shards(found: dict[str, Listing], builder: str, dataset: str, streaming: boo
             "into a split, or remove it."
         )
     tell(dataset, list(found.values()))
+    for path in (path for paths in named.values() for path in paths if "::" in str(path)):
+        raise ValueError(f"{path} has `::` in its path, which readers take for a chain of addresses: rename it.")
     # As a list that is already found: any other is taken for patterns.
     files = {
         name or "train": DataFilesList([str(path) for path in paths], [(str(path.stat().st_mtime),) for path in paths])

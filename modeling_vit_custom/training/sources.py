@@ -39,7 +39,7 @@ def load_source(
     group_column: str | None = None,
     corrupt: str = "fail",
     needs_label: bool = True,
-    whole: bool = False,
+    whole: bool | None = False,
 ) -> Splits:
     """-> splits `train` and `test` with `image`, `label` where there are classes, and every other column.
 
@@ -58,7 +58,7 @@ def load_source(
             space or dot, as of patient12_3.png.
         corrupt: "fail" when such an image is met, or "skip": found by decoding all before training, in a stream in
             flight.
-        whole: nothing is held out: both splits are all rows of all splits.
+        whole: nothing is held out: `train`, `test` and `all` are the rows of all splits; None: if there is one split.
 
     Raises:
         ValueError, FileNotFoundError, ConnectionError: one sentence that names the fix.
@@ -70,22 +70,29 @@ def load_source(
     if corrupt not in ("fail", "skip"):
         raise ValueError(f"`corrupt_images: {corrupt}` is none: choose fail or skip.")
     splits = read(dataset, settings, streaming, needs_label and label_column is None, whole)
+    whole = "all" in splits
     images = {name: image_of(rows, image_column, dataset) for name, rows in splits.items()}
     # At once: whatever renames, maps or filters a stream would decode its images, and write them anew.
     splits = type(splits)({n: rows.cast_column(images[n], Image(decode=False)) for n, rows in splits.items()})
     splits = type(splits)({name: rename(rows, images[name], "image") for name, rows in splits.items()})
-    check_group_column(splits["train"], group_column, dataset)
     is_cut = "test" not in splits and not whole
+    if not whole:
+        check_group_column(splits["train"], group_column, dataset)
     if is_cut and not 0 < test_share < 1:
         raise ValueError(f"`dataset: {dataset}` has no held-out split: set `test_share` between 0 and 1.")
     if is_cut and streaming:  # before labels are mapped: datasets 4.4 does not filter what it has mapped
         splits = cut(splits["train"], split_seed, test_share, dataset, group_column)
+    elif streaming and group_column is not None and not whole:
+        raise ValueError(
+            f"`dataset: {dataset}` has a held-out split, and a stream cannot be searched for groups on both sides: "
+            "leave `group_column` out, or set `streaming: false`."
+        )
     splits = with_labels(splits, label_column, settings.get("class_names"), dataset, needs_label)
     if streaming:
         return splits
     splits = DatasetDict({name: numbered(rows, f"{name} of {dataset}", corrupt) for name, rows in splits.items()})
     if whole:
-        splits["test"] = splits["train"]
+        splits = DatasetDict(dict.fromkeys(("train", "test", "all"), splits["all"]))
     elif is_cut:
         splits = cut(splits["train"], split_seed, test_share, dataset, group_column)
     elif group_column is not None:

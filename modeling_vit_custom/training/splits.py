@@ -24,9 +24,15 @@ from .layouts import HELD_OUT
 STEM = "stem"  # in place of a column: a file's name up to its last `_`, `-`, space or dot
 
 
-def choose_splits(splits: Iterable[str], held_out: str | None, dataset: str) -> dict[str, str]:
-    """-> train and, if anything is held out, test: by what name each is there."""
+def choose_splits(
+    splits: Iterable[str], held_out: str | None, dataset: str, whole: bool | None = False
+) -> dict[str, str]:
+    """-> train and, if anything is held out, test: by what name each is there. Of `whole` data (None: if there is one
+    split) all of them, as `all`.
+    """
     names = list(splits)
+    if whole or (whole is None and len(names) == 1):
+        return {"all": ""}
     if "train" not in names:
         raise ValueError(
             f"`dataset: {dataset}` has no split `train`, only {', '.join(names)}: name one by `data_files` in "
@@ -121,9 +127,8 @@ def cut(rows: Any, seed: int, share: float, dataset: str, group_column: str | No
     )
     if by and (alone := sorted(set(labels) - set(labels[held]))):
         names = [rows.features["label"].names[number] for number in alone]
-        what = "one picture" if group_column is None else "too few groups"
-        more = " ..." * (len(names) > 5)
-        print(f"{len(names)} classes have {what} and are kept for training: {', '.join(names[:5])}{more}.")
+        what = "one picture" if group_column is None else "no group to spare"
+        print(f"Kept for training, as there is {what}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}.")
     if group_column is None:
         offer_stem(rows)
     return DatasetDict(train=rows.select(np.flatnonzero(~held)), test=rows.select(np.flatnonzero(held)))
@@ -164,16 +169,17 @@ def draw(labels: np.ndarray, groups: list, seed: int, share: float) -> np.ndarra
 
 
 def offer_stem(rows: Dataset):
-    """Where names look as if several pictures were of one thing: most stems have several, and no class is one stem."""
-    paths = [path for path in paths_of(rows) if path is not None]
-    stems = Counter(map(stem, paths))
-    several = {one for one, count in stems.items() if count > 1}
-    shared = sum(stems[one] for one in several)
-    if len(several) > 2 and shared > 0.8 * len(paths) and max(stems.values()) * 4 <= len(paths):
-        pair = [PurePath(path).name for path in paths if stem(path) == min(several)][:2]
+    """Where names look as if several pictures were of one thing: most share their stem with another of their folder,
+    and a folder has several stems.
+    """
+    paths = [PurePath(path) for path in paths_of(rows) if path is not None]
+    stems = [(path.parent, stem(path.name)) for path in paths]
+    several = {one for one, count in Counter(stems).items() if count > 1}
+    shared = [path for path, one in zip(paths, stems, strict=True) if one in several]
+    if len(shared) > 0.8 * len(paths) and len(several) >= 3 * len({folder for folder, _ in stems}):
         print(
-            f"Names such as {' and '.join(pair)} may be pictures of one thing, and stand on either side: "
-            f"`group_column: {STEM}` keeps them together."
+            f"Names such as {shared[0].name} and {shared[1].name} may be pictures of one thing, and stand on either "
+            f"side: `group_column: {STEM}` keeps them together."
         )
 
 
