@@ -6,6 +6,7 @@
     torchrun --nproc_per_node 2 scripts/evaluate_checkpoint.py runs/quickstart/checkpoint
 
 The data are those of `--dataset` or `--recipe`, else those of the run that made the checkpoint: its folder tells.
+A folder of pictures without splits is evaluated whole; its class folders are matched with the model's classes by name.
 Written are `evaluation.json`, and of classes `confusion.png` and `reliability.png`.
 """
 
@@ -27,12 +28,15 @@ from modeling_vit_custom.training import TASKS
 from modeling_vit_custom.training import metrics
 from modeling_vit_custom.training import pictures
 from modeling_vit_custom.training import probing
+from modeling_vit_custom.training.evaluation import ALL
 from modeling_vit_custom.training.evaluation import CLASSES
 from modeling_vit_custom.training.evaluation import evaluate
+from modeling_vit_custom.training.evaluation import is_whole
 from modeling_vit_custom.training.evaluation import load_checkpoint
 from modeling_vit_custom.training.evaluation import recipe_for_evaluation
 from modeling_vit_custom.training.evaluation import recipe_of_run
 from modeling_vit_custom.training.evaluation import why_not
+from modeling_vit_custom.training.evaluation import with_classes_of
 from modeling_vit_custom.training.naming import inside_run
 from modeling_vit_custom.training.run import load_data
 
@@ -47,7 +51,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     source.add_argument("--dataset", help="whatever a recipe's `dataset` may be")
     source.add_argument("--recipe", type=Path, help="for its data, and what it says of batches")
     parser.add_argument("--data_dir", help="where `make data` has put the packages")
-    parser.add_argument("--split", default="test", help="of the data set")
+    parser.add_argument("--split", default="test", help="of the data set; `all`: everything, with no part held out")
     parser.add_argument("--task", choices=TASKS, help="instead of the one that the checkpoint is for")
     parser.add_argument("--batch_size", type=int, help="of one process, instead of the recipe's")
     parser.add_argument("--output", type=Path, help="a folder; else `evaluation` beside the checkpoint")
@@ -64,12 +68,14 @@ def main(argv: list[str] | None = None) -> Path | None:
     with tempfile.TemporaryDirectory() as work:
         recipe = recipe_for_evaluation(settings, Path(work))
         with recipe.training.main_process_first(desc="loading the data"):
-            splits = load_data(recipe)
-        dataset, split = recipe.data.dataset, arguments.split
+            splits = load_data(recipe, False if kinds else is_whole(arguments.dataset, arguments.split, checkpoint))
+        dataset, split = recipe.data.dataset, ALL if ALL in splits else arguments.split
         if split not in splits:
             raise ValueError(f"`--split {split}` is none of `dataset: {dataset}`: choose one of {', '.join(splits)}.")
         if probes and "label" not in splits[split].column_names:
             raise ValueError(f"`dataset: {dataset}` has no classes, which probes need: give another --dataset.")
+        if task is not None and task.name == CLASSES:
+            splits = with_classes_of(model.config, splits, dataset)
         reason, rows = why_not(task, model.config, splits, recipe), splits[split]
         if reason and not probes:
             raise ValueError(f"{reason}: give another --dataset, or ask for --knn, --linear_probe or --zero_shot.")

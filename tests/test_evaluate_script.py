@@ -12,6 +12,7 @@ from PIL import Image
 
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.training import data
+from modeling_vit_custom.training.evaluation import is_whole
 from scripts import evaluate_checkpoint
 from scripts import train
 from tests.recipes import short_quickstart
@@ -103,6 +104,44 @@ def test_every_task_finds_what_its_training_wrote(task, runs):
             assert report["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
     if task == "object-detection":
         assert sum(name.startswith("map_") for name in report["details"]) == 10
+
+
+def ten_digits(root, names):
+    """A folder for each name, with as many pictures as its place says, and one more."""
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for copy in range(number + 1):
+            Image.new("L", (8, 8), 20 * copy).save(root / name / f"{copy}.png")
+    return root
+
+
+def test_a_whole_folder_is_evaluated_by_the_names_of_its_classes(trained, tmp_path, capsys):
+    checkpoint, folder = str(trained / "checkpoint"), ten_digits(tmp_path / "new", ["7", "2"])
+    out = ["--output", str(tmp_path / "out")]
+    report = report_of(evaluate_checkpoint.main([checkpoint, "--dataset", str(folder), *out]))
+    assert (report["num_images"], report["split"]) == (3, "all")
+    assert np.sum(report["details"]["confusion"], axis=1).tolist() == [0, 0, 1, 0, 0, 0, 0, 2, 0, 0]
+    assert "has no images of 0, 1, 3" in capsys.readouterr().out
+    for split in ("train", "test"):
+        ten_digits(tmp_path / "both" / split, ["3", "4"])
+    arguments = [checkpoint, "--dataset", str(tmp_path / "both"), *out]
+    assert report_of(evaluate_checkpoint.main(arguments))["num_images"] == 3
+    report = report_of(evaluate_checkpoint.main([*arguments, "--split", "all"]))
+    assert np.sum(report["details"]["confusion"], axis=1).tolist() == [0, 0, 0, 2, 4, 0, 0, 0, 0, 0]
+    assert report_of(evaluate_checkpoint.main([checkpoint, "--split", "all", *out]))["num_images"] == 1797
+    ten_digits(folder, ["owl"])
+    with pytest.raises(ValueError, match=r"has classes that the model has not \(owl\)"):
+        evaluate_checkpoint.main([checkpoint, "--dataset", str(folder), *out])
+
+
+def test_the_folder_of_a_run_is_not_taken_for_a_new_one(tmp_path):
+    folder, run = ten_digits(tmp_path / "pets", ["a", "b"]), tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.json").write_text(json.dumps(dict(reached={}, recipe_text=f"dataset: {folder}")))
+    assert is_whole(str(folder), "test", str(run / "checkpoint")) is False
+    assert is_whole(str(folder), "all", str(run / "checkpoint")) is True
+    assert is_whole(str(tmp_path), "test", str(run / "checkpoint")) is None
+    assert is_whole("sklearn_digits", "test", str(run / "checkpoint")) is False
 
 
 def test_an_encoder_without_classes_is_probed_on_a_data_set_with_some(runs, tmp_path):

@@ -4,9 +4,12 @@ import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import torch
 import yaml
+from datasets import ClassLabel
+from datasets import DatasetDict
 from transformers import AutoConfig
 from transformers import AutoModel
 from transformers import AutoModelForImageClassification
@@ -20,6 +23,7 @@ from .task import Task
 from .tasks import TASKS
 from .trainer import ViTCustomTrainer
 
+ALL = "all"  # of `--split`: no part is held out
 CLASSES = "image-classification"
 KEPT = (  # of a recipe's TrainingArguments: what an evaluation goes by
     *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory", "disable_tqdm"),
@@ -82,6 +86,39 @@ def recipe_for_evaluation(settings: dict[str, Any], work: Path) -> Recipe:
     return read_recipe(path)
 
 
+def is_whole(dataset: str | None, split: str, checkpoint: str) -> bool | None:
+    """As `load_source` takes it. `--split all`: everything. Of a `--dataset` without splits too (None), unless the run
+    that made the checkpoint was on it: then its own held-out part is evaluated.
+    """
+    if split == ALL or dataset is None or not Path(dataset).exists():
+        return split == ALL
+    try:
+        trained_on = Path(recipe_of_run(checkpoint)[0]["dataset"]).expanduser()
+    except FileNotFoundError:
+        return None
+    place = Path(dataset).resolve()
+    same = trained_on.resolve() == place or (not trained_on.exists() and trained_on.name == place.name)
+    return False if same else None
+
+
+def with_classes_of(config: Any, splits: Any, dataset: str) -> Any:
+    """With the labels of a model's classes, where those of the data are among them by name."""
+    own = [normalize("NFC", name) for _, name in sorted((config.id2label or {}).items())]
+    kind = splits["test"].features.get("label")
+    if not isinstance(kind, ClassLabel) or kind.names == own or not set(kind.names) <= set(own):
+        return splits
+    if lacking := [name for name in own if name not in kind.names]:
+        print(f"`dataset: {dataset}` has no images of {', '.join(lacking[:5])}{' ...' * (len(lacking) > 5)}.")
+    numbers, made = [own.index(name) for name in kind.names], {}
+    for name, rows in splits.items():
+        labels = [numbers[label] for label in rows["label"]]
+        plain = rows.with_format(None).remove_columns("label")
+        made[name] = plain.add_column("label", labels, feature=ClassLabel(names=own))
+        if rows.format["type"] == "custom":
+            made[name] = made[name].with_transform(rows.format["format_kwargs"]["transform"])
+    return DatasetDict(made)
+
+
 def why_not(task: Task | None, config: Any, splits: Any, recipe: Recipe) -> str | None:
     """Why a model's own task cannot be evaluated on a recipe's data, if so."""
     dataset = recipe.data.dataset
@@ -92,6 +129,9 @@ def why_not(task: Task | None, config: Any, splits: Any, recipe: Recipe) -> str 
     if lacking := [name for name in task.columns if name not in splits["train"].column_names]:
         return f"`dataset: {dataset}` has no {', '.join(lacking)}, which {task.name} needs"
     names, own = task.class_names(splits), list((config.id2label or {}).values())
+    strange = [name for name in names if name not in own]
+    if strange and len(strange) < len(names):
+        return f"`dataset: {dataset}` has classes that the model has not ({', '.join(strange[:5])})"
     if names and own not in (names, [f"LABEL_{index}" for index in range(len(names))]):
         return (
             f"The model's {len(own)} classes ({', '.join(own[:3])} ...) are not the {len(names)} of "

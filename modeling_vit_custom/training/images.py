@@ -17,6 +17,8 @@ from PIL import Image
 from PIL import ImageOps
 from PIL import UnidentifiedImageError
 
+from .picture_formats import register_plugins
+
 WHITE = 255
 # Kinds of pictures that transformers' `pipeline` sees otherwise, and the lines that make of them what training sees.
 OTHERWISE = {
@@ -29,6 +31,8 @@ OTHERWISE = {
         "image = Image.fromarray((levels / 257).round().astype(np.uint8))",
     ),
 }
+SKIP = "Repair or remove it, or set `corrupt_images: skip`."  # what training says to a CorruptImage
+register_plugins()
 
 
 class CorruptImage(ValueError):

@@ -34,6 +34,9 @@ class DataArguments:
     test_share: float = field(default=0.2, metadata={"help": "held out where a data set has no such split"})
     image_column: str | None = field(default=None, metadata={"help": "where a data set has several"})
     label_column: str | None = field(default=None, metadata={"help": "where there are several, or none of classes"})
+    group_column: str | None = field(
+        default=None, metadata={"help": "rows with one value stay on one side; `stem`: of files' names"}
+    )
     corrupt_images: str = field(default="fail", metadata={"help": "fail, or skip and count them"})
     streaming: bool = field(default=False, metadata={"help": "read while training; needs `max_steps`"})
     shuffle_buffer: int = field(default=1000, metadata={"help": "of a stream, from which rows are drawn"})

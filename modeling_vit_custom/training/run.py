@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 from datasets import DatasetDict
+from datasets import concatenate_datasets
 from transformers import AutoConfig
 from transformers import AutoModelForImageClassification
 from transformers import EvalPrediction
@@ -72,8 +73,11 @@ class Trained:
             self.processor.save_pretrained(folder)
 
 
-def load_data(recipe: Recipe) -> DatasetDict:
+def load_data(recipe: Recipe, whole: bool | None = False) -> DatasetDict:
     """
+    Args:
+        whole: as in `load_source`.
+
     Raises:
         ValueError: a data set that cannot be read as the recipe says, a setting that it has not, or columns that
             the task needs and it has not.
@@ -86,7 +90,11 @@ def load_data(recipe: Recipe) -> DatasetDict:
         build = DATASETS[data.dataset]
         settings = [name for name in inspect.signature(build).parameters if name not in ("seed", "data_dir")]
         refuse_unknown(data.dataset_settings, settings, recipe.path)
+        if data.group_column is not None:
+            raise ValueError(f"`dataset: {data.dataset}` is built in, with a split of its own: omit `group_column`.")
         splits: Any = build(data.split_seed, Path(data.data_dir), **data.dataset_settings)
+        if whole:
+            splits["all"] = concatenate_datasets(list(splits.values()))
     elif "/" not in data.dataset and not Path(data.dataset).exists():
         raise ValueError(
             f"`dataset: {data.dataset}` is not built in: choose one of {', '.join(DATASETS)}, or write a folder, a "
@@ -101,8 +109,10 @@ def load_data(recipe: Recipe) -> DatasetDict:
             test_share=data.test_share,
             image_column=data.image_column,
             label_column=data.label_column,
+            group_column=data.group_column,
             corrupt=data.corrupt_images,
             needs_label="label" in TASKS[recipe.model.task].columns,
+            whole=whole,
         )
         if data.streaming:
             splits["test"] = in_memory(splits["test"], data.dataset, data.corrupt_images)

@@ -22,6 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .augmentation import seed_of
 from .augmentation import seeded
+from .images import SKIP
 from .images import CorruptImage
 from .images import decode_rgb
 
@@ -183,7 +184,7 @@ class NumberedStream(TorchIterableDataset):
                         good += 1
                     except CorruptImage as error:
                         if self.corrupt == "fail":
-                            raise
+                            raise CorruptImage(f"{error} {SKIP}") from error
                         broken.append(str(error))
                         made = None
                 else:
