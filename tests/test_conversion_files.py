@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import types
 from collections import OrderedDict
 
@@ -247,7 +248,7 @@ def test_what_is_no_file_of_weights_gets_one_sentence(name, tmp_path):
     assert not (tmp_path / "out/ours").exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_torchscript_archive_gets_the_line_that_saves_its_weights(tmp_path):
     script_archive(tmp_path / "traced.pt")
     with pytest.raises(ValueError, match=r"is a TorchScript archive.*torch.jit.load\('traced.pt'\).state_dict\(\)"):
@@ -319,7 +320,7 @@ def test_a_preset_says_what_a_file_does_not(tmp_path):
     preset.save_pretrained(tmp_path / "preset")
     settings = dict(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=8, num_classes=3)
     torch.save(vit(**settings), tmp_path / "file.pth")
-    with pytest.raises(ValueError, match="No tensor says how many attention heads .* name a preset"):
+    with pytest.raises(ValueError, match=r"No tensor says how many attention heads .* name a preset"):
         convert(tmp_path / "file.pth", tmp_path / "ours", name="original-deit")
     for source in ("original-deit", "timm-vit"):
         options = ["--source", source, "--preset", str(tmp_path / "preset")]
@@ -330,8 +331,8 @@ def test_a_preset_says_what_a_file_does_not(tmp_path):
         assert (told in notes(ours)) == (source == "original-deit")
         again = script.main(["--back", str(ours), str(tmp_path / f"{source} again")])
         assert [path.name for path in again.iterdir()] == ["file.safetensors"]
+    options = ["--source", "original-deit", "--preset", "deit_base_patch16_224"]
     with pytest.raises(ValueError, match="The preset has a width of 768, the file one of 32"):
-        options = ["--source", "original-deit", "--preset", "deit_base_patch16_224"]
         converted(tmp_path / "file.pth", tmp_path / "ours", *options)
 
 
@@ -357,7 +358,7 @@ OTHERS = {
     "convnext_atto": "ConvNeXt",
     "resnet18": "ResNet",
     "beit_base_patch16_224": "BEiT",
-    "eva02_tiny_patch14_224": "no conversion|EVA|names",
+    "eva02_tiny_patch14_224": "EVA",
     "swinv2_tiny_window8_256": "Swin V2",
     "cait_xxs24_224": "CaiT",
     "mixer_s16_224": "MLP-Mixer",
@@ -367,24 +368,33 @@ OTHERS = {
     "samvit_base_patch16_224": "SAM",
     "vit_base_patch16_siglip_224": "SigLIP|attn_pool|global_pool",
     "xcit_nano_12_p16_224": "XCiT",
-    "hiera_tiny_224": "No source knows the names",
+    "hiera_tiny_224": "Hiera",
     "volo_d1_224": "No source knows the names",
     "vit_pe_core_tiny_patch16_384": "SigLIP or another model with attention pooling|global_pool",
 }
 
 
+FEWER = {name: dict(depth=1) for name in OTHERS if name.startswith(("vit_base_patch16_s", "vit_tiny", "sam", "eva02"))}
+FEWER["cait_xxs24_224"] = dict(depth=1, depth_token_only=1)
+
+
+def refusal(checkpoint):
+    with pytest.raises(ValueError, match=r"\.$") as error:
+        find_source(checkpoint).read_config(checkpoint)
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
 @pytest.mark.parametrize("architecture", OTHERS)
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_model_of_another_family_is_refused_by_one_sentence(architecture, prefix):
+def test_a_model_of_another_family_is_refused_by_one_sentence(architecture):
     """As tensors alone, as a folder of timm and as a model of timm."""
     with torch.device("meta"):
-        theirs = timm.create_model(architecture, **({"depth": 1} if "siglip" in architecture else {}))
-    for config in ({}, {"architecture": architecture}):
-        checkpoint = Checkpoint(config, wrapped(prefix, theirs.state_dict()), name="theirs")
-        with pytest.raises(ValueError, match=rf"{OTHERS[architecture]}|{architecture}") as error:
-            source = find_source(unwrapped(checkpoint))
-            source.read_config(unwrapped(checkpoint))
-        assert len(str(error.value).splitlines()) == 1
+        theirs = timm.create_model(architecture, **FEWER.get(architecture, {}))
+    for prefix in ("", "module."):
+        tensors = wrapped(prefix, theirs.state_dict())
+        assert re.search(OTHERS[architecture], refusal(unwrapped(Checkpoint({}, tensors, name="file"))))
+        config = {"architecture": architecture}
+        assert re.search(rf"{OTHERS[architecture]}|{architecture}", refusal(unwrapped(Checkpoint(config, tensors))))
     with pytest.raises(ValueError, match=r"no conversion of timm's|This timm model has") as error:
         from_timm(theirs)
     assert len(str(error.value).splitlines()) == 1

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-# A pattern of names; whose they are; what to do.
+# A pattern of names, or several that stand together; whose they are; what to do.
 PORTS = "take transformers' or timm's copy of the same weights"
 FAMILIES = (
     (r"storage_tokens|rope_embed\.periods", "DINOv3's original file", PORTS),
@@ -41,7 +41,9 @@ FAMILIES = (
         "",
     ),
     (r"layer1\.0\.conv1\.weight|encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight", "ResNet", ""),
+    (r"blocks\.0\.attn\.q_bias & pos_embed", "EVA or EVA-02", ""),
     (r"conv_stem\.weight", "EfficientNet or MobileNet", ""),
+    (r"blocks\.\d+\.proj\.weight", "Hiera", ""),
     (r"blocks\.0\.mlp_tokens\..*", "MLP-Mixer", ""),
     (r"blocks\.0\.attn\.gating_param", "ConViT", ""),
     (r"patch_embed\.proj\.0\.0\.weight", "XCiT", ""),
@@ -56,8 +58,9 @@ def refuse_others(names: Iterable[str]):
     """
     names = list(names)
     for pattern, family, fix in FAMILIES:
-        known = re.compile(rf"(?:[^/]*\.|.*/)?(?:{pattern})")
-        if found := next((name for name in names if known.fullmatch(name)), None):
+        known = [re.compile(rf"(?:[^/]*\.|.*/)?(?:{part})") for part in pattern.split(" & ")]
+        found = [next((name for name in names if part.fullmatch(name)), None) for part in known]
+        if None not in found:
             raise ValueError(
-                f"`{found}` is a name of {family}, which has no conversion: {fix or f'take a model of {OURS}'}."
+                f"`{found[0]}` is a name of {family}, which has no conversion: {fix or f'take a model of {OURS}'}."
             )

@@ -59,8 +59,10 @@ def load_tensors(file: Path) -> Any:
             with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            why = re.sub(r"\x1b\[\d*m", "", str(error)).split("WeightsUnpickler error: ")[-1].strip().splitlines()[0]
-            found = REFUSED.search(why)
+            said = re.sub(r"\x1b\[\d*m", "", str(error))
+            why, found = said.split("WeightsUnpickler error: ")[-1].strip().splitlines()[0], REFUSED.search(said)
+        except Exception as error:  # what a reader of pickles says of bytes that are none
+            raise EOFError(" ".join(str(error).split())) from None
         if found is None and re.match("Unsupported operand|invalid load key|pickle data was truncated", why):
             raise EOFError(why)
         culprit = found[1] if found else why

@@ -64,7 +64,8 @@ def download(repo: str, revision: str | None) -> Path:
     except Exception as error:  # each version of the client has its own for a network that is not there
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise OSError(
-            f"{repo} at {revision} was not fetched ({why}): correct its name, go online, or download it and give the folder."
+            f"{repo} at {revision} was not fetched ({why}): correct its name, go online, or download it and give the "
+            "folder."
         ) from error
 
 

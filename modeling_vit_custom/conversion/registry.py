@@ -49,8 +49,7 @@ def find_source(checkpoint: Checkpoint, name: str | None = None) -> Source:
     if known := [source.name for source in SOURCES.values() if source.knows_names(checkpoint.tensors)]:
         raise ValueError(
             f"The names of {checkpoint.name}'s tensors fit {', '.join(known)}: give its config.json with `--config`, "
-            f"or name one with `--source` and a preset of the same sizes with `--preset`, as in `--source {known[0]} "
-            "--preset vit_base_patch16_224`."
+            f"or name one with `--source {known[0]}` and a preset of the same sizes by `--preset`."
         )
     raise ValueError(
         f"No source knows the names of {checkpoint.name}'s tensors, such as {first}: take a file of one of these, "
