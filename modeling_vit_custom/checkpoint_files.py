@@ -113,6 +113,43 @@ def warn_of_unknown_keys(keys: Iterable[str], config_class: type):
         )
 
 
+def refuse_foreign(settings: dict[str, Any], config_class: Any):
+    """
+    Raises:
+        ValueError: the config.json is another model's: of transformers, of timm (`architecture`), or of our other kind.
+    """
+    kind = settings.get("model_type") or settings.get("architecture")
+    own = {getattr(base, "model_type", "") for base in config_class.__mro__}
+    if kind in {None, *own}:
+        return
+    fix = (
+        "convert the checkpoint first, by `python scripts/convert.py SOURCE OUTPUT` or "
+        "`modeling_vit_custom.conversion.convert(source, output)`, and load OUTPUT"
+    )
+    if str(kind).startswith("vit_custom"):
+        fix = f"load it with its own class, {(settings.get('architectures') or [kind])[0]}"
+    raise ValueError(f"This configuration is of a {kind!r}, not of a {config_class.model_type!r}: {fix}.")
+
+
+def refuse_other_paths(name_or_path: str | os.PathLike | None, subfolder: str | None):
+    """
+    Raises:
+        OSError: something is there, and it is no folder of a checkpoint; the sentence says which one is.
+    """
+    path = Path(name_or_path or "", subfolder or "")
+    if not name_or_path or (path.suffix == ".json" and path.is_file()):
+        return
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{path} is a file: give its folder if save_pretrained wrote it, or convert it first, by "
+            f"`python scripts/convert.py {path} OUTPUT`."
+        )
+    if path.is_dir() and not (path / "config.json").is_file():
+        inner = [str(folder) for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]
+        fix = f"give {' or '.join(inner)}" if inner else "give a folder that save_pretrained wrote"
+        raise FileNotFoundError(f"{path} has no config.json and is no checkpoint: {fix}.")
+
+
 def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
     """Put every shipped file into `folder`: from beside this one, or else from the checkpoint that this code came from.
 

@@ -25,6 +25,8 @@ from transformers import AutoConfig
 from transformers import PretrainedConfig
 
 from .checkpoint_files import DUAL_ENCODER_AUTO_MAP
+from .checkpoint_files import refuse_foreign
+from .checkpoint_files import refuse_other_paths
 from .checkpoint_files import save_with_code
 from .checkpoint_files import unknown_keys
 from .checkpoint_files import warn_of_unknown_keys
@@ -95,7 +97,15 @@ class ViTCustomDualEncoderConfig(PretrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        refuse_other_paths(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        refuse_foreign(found[0], cls)
+        return found
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        refuse_foreign(config_dict, cls)
         unknown_keys(kwargs, cls)
         return super().from_dict(config_dict, **kwargs)
 

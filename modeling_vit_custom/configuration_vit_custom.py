@@ -22,6 +22,8 @@ from transformers import PretrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .checkpoint_files import AUTO_MAP
+from .checkpoint_files import refuse_foreign
+from .checkpoint_files import refuse_other_paths
 from .checkpoint_files import save_with_code
 from .checkpoint_files import unknown_keys
 from .checkpoint_files import warn_of_unknown_keys
@@ -159,7 +161,15 @@ class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
         self.set_output_features_output_indices(*maps)
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        refuse_other_paths(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        refuse_foreign(found[0], cls)
+        return found
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs):
+        refuse_foreign(config_dict, cls)
         unknown_keys(kwargs, cls)
         if kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or ())):  # the old names are void
             config_dict = {key: config_dict[key] for key in config_dict if key not in ("id2label", "label2id")}

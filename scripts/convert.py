@@ -6,7 +6,7 @@
     python scripts/convert.py --back runs/mine runs/mine_for_timm --to timm
     python scripts/convert.py --verify runs/vit
 
-SOURCE is a folder, a file (.safetensors, .npz; .pth and .bin through torch's weights-only loader) or a Hub id. The
+SOURCE is a folder, a file (.safetensors, .npz; .pth, .bin, .ckpt through torch's weights-only loader) or a Hub id. The
 output is what save_pretrained writes, with preprocessor_config.json, parity.json (differences from the source's own
 model, layer by layer), source.json and source_only.safetensors (what it takes to go back). Nothing is written over.
 """
@@ -37,12 +37,13 @@ def main(argv: list[str] | None = None) -> Path:
     parser.add_argument("--config", help="the source's config.json, where it is not beside the weights")
     parser.add_argument("--source", help=f"where the checkpoint does not say it: {', '.join(SOURCES)}")
     parser.add_argument("--preset", help="a configs/models name or a config.json of ours, for a file of tensors alone")
+    parser.add_argument("--prefix", help="with what the names of one model begin, in a file of several: teacher.")
     parser.add_argument("--to", help="with --back: transformers, timm or a source; where it came from if left out")
     arguments = parser.parse_args(argv)
     folders = [*arguments.folders, ""]
     if len(arguments.folders) != (1 if arguments.verify else 2):
         parser.error("give one folder with --verify, else a source and an output")
-    for option, wanted in {"revision": False, "config": False, "source": False, "preset": False, "to": True}.items():
+    for option, wanted in dict(revision=False, config=False, source=False, preset=False, prefix=False, to=True).items():
         if getattr(arguments, option) and (arguments.verify or arguments.back != wanted):
             parser.error(f"--{option} means nothing here")
     logging.disable_progress_bar()
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> Path:
         print("".join(f"Its configuration cannot say: {sentence}.\n" for sentence in lost), end="")
         return output
     preset = read_preset(arguments.preset) if arguments.preset else None
-    convert(folders[0], output, arguments.config, arguments.revision, arguments.source, preset)
+    convert(folders[0], output, arguments.config, arguments.revision, arguments.source, preset, arguments.prefix)
     proof = json.loads((output / "parity.json").read_text())
     print(f"{output}: {proof['source']['kind']}.")
     for dtype, value in (proof["largest"] or {}).items():

@@ -100,7 +100,7 @@ def certify(folder: Path, model: nn.Module, checkpoint: Checkpoint, source: Sour
         "source": {
             "kind": source.name,
             "files": {file.name: file.sha256 for file in checkpoint.files},
-            "tensors": digest(checkpoint.tensors),
+            "tensors": digest(checkpoint.in_files),
             "revision": checkpoint.revision,
         },
         "versions": versions(*filter(None, [source.library])),
@@ -138,7 +138,7 @@ def verify(folder: str | Path) -> list[str]:
     if found is None:
         raise ValueError("config.json names another class than the certified one: convert the source again.")
     source, checkpoint = found
-    if digest(checkpoint.tensors) != said["source"]["tensors"]:
+    if digest(checkpoint.in_files) != said["source"]["tensors"]:
         raise ValueError("The weights turned back are not the source's, bit for bit: convert the source again.")
     holds.append("turned back, the tensors are the source's, bit for bit")
     try:

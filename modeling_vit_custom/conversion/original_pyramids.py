@@ -82,6 +82,11 @@ def read_pit(tensors: Tensors, preset: ViTCustomConfig | None) -> ViTCustomConfi
             f"No tensor says how many attention heads share widths of {', '.join(map(str, widths))}, and no published "
             "PiT has them: name a preset of the same sizes with `--preset`."
         )
+    if preset is not None and tuple(preset.hidden_sizes) != widths:
+        raise ValueError(
+            f"The preset has widths of {', '.join(map(str, preset.hidden_sizes))}, the file has "
+            f"{', '.join(map(str, widths))}: name a preset of the same sizes."
+        )
     heads = PIT_HEADS[widths] if preset is None else tuple(preset.num_attention_heads)
     _, channels, *patch = tensors["patch_embed.conv.weight"].shape
     # Patches overlap by half in all of them.

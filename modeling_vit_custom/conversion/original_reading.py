@@ -20,8 +20,13 @@ HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 def num_heads(width: int, preset: ViTCustomConfig | None) -> int:
     """
     Raises:
-        ValueError: the width is not a published one, and no preset tells.
+        ValueError: the width is not a published one, and no preset tells; or the preset has another.
     """
+    if preset is not None and preset.hidden_sizes[0] != width:
+        raise ValueError(
+            f"The preset has a width of {preset.hidden_sizes[0]}, the file one of {width}: name a preset of the same "
+            "sizes."
+        )
     if preset is not None:
         return preset.num_attention_heads[0]
     if width not in HEADS:

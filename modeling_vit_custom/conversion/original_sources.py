@@ -20,6 +20,8 @@ from .sources import Checkpoint
 from .sources import Source
 
 IMAGENET = dict(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225], resample=3)
+# Names that timm alone has, and MAE's fine-tuned models: what no file of DeiT holds.
+TIMM_ONLY = {"reg_token", "norm_pre.weight", "fc_norm.weight", "blocks.0.ls1.gamma", "blocks.0.attn.q_norm.weight"}
 JAX = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, resample=2)
 
 
@@ -72,6 +74,7 @@ class OriginalSource(Source):
         names: the rename tables.
         heads: the names that a classifier's weight may have.
         differs: what differs although outputs agree.
+        alike: whose files may have the same names.
         picture: what its evaluation does to a picture, as one of transformers' processors says it.
     """
 
@@ -81,6 +84,7 @@ class OriginalSource(Source):
     names: Callable[[ViTCustomConfig, bool], dict[str, Table]]
     heads: tuple[str, ...] = ("head.weight",)
     differs: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
     picture: Callable[[ViTCustomConfig], dict[str, Any] | None] = like_deit
     library: str = ""
 
@@ -98,6 +102,21 @@ class OriginalSource(Source):
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         return list(self.differs)
+
+    def assumed(self, checkpoint: Checkpoint) -> list[str]:
+        if not self.alike:
+            return []
+        config, processor = self.read_config(checkpoint), self.read_processor(checkpoint)
+        pictures = "no image processor"
+        if processor is not None:
+            sides = "x".join(str(side) for side in processor["size"].values())
+            mean = ", ".join(map(str, processor["image_mean"]))
+            pictures = f"an image processor that resizes to {sides} and subtracts {mean}"
+        return [
+            f"files of {', '.join(self.alike)} have the same names: this one is read as {self.name}'s, with "
+            f"`layer_norm_eps` {config.layer_norm_eps:g}, `position_interpolation` {config.position_interpolation!r} "
+            f"and {pictures}; if it is another's, name that by `--source`, as in `--source {self.alike[0]}`"
+        ]
 
     def write_config(self, config: ViTCustomConfig, head: bool) -> dict[str, Any]:
         """Nothing, for they have no configuration; after a look whether their code would compute the same.
@@ -125,21 +144,24 @@ class OriginalSource(Source):
 
 
 def is_deit(names: Tensors) -> bool:
-    return "blocks.0.attn.qkv.weight" in names and "cls_token" in names and not is_dinov2(names)
+    needed = {"blocks.0.attn.qkv.weight", "patch_embed.proj.weight", "cls_token", "pos_embed"}
+    return needed <= names.keys() and not is_dinov2(names) and not names.keys() & TIMM_ONLY
 
 
 def is_dinov2(names: Tensors) -> bool:
-    return {"mask_token", "backbone.mask_token"} & names.keys() != set() and not any(
+    return any({f"{outer}mask_token", f"{outer}pos_embed"} <= names.keys() for outer in ("", "backbone.")) and not any(
         name.startswith("decoder") for name in names
     )
 
 
 def is_segmenter(names: Tensors) -> bool:
-    return "encoder.patch_embed.proj.weight" in names and "encoder.blocks.0.attn.qkv.weight" in names
+    encoder = {"encoder.patch_embed.proj.weight", "encoder.blocks.0.attn.qkv.weight"} <= names.keys()
+    return encoder and any(name.startswith("decoder.") for name in names)
 
 
 def is_swin(names: Tensors) -> bool:
-    return "layers.0.blocks.0.attn.relative_position_bias_table" in names and "patch_embed.proj.weight" in names
+    first = {"layers.0.blocks.0.attn.relative_position_bias_table", "patch_embed.proj.weight"}
+    return first <= names.keys() and "head.fc.weight" not in names and "layers.0.downsample.norm.weight" in names
 
 
 ONE_SIZE = "its code takes images of one size, and draws learned positions anew as it loads them at another"
@@ -166,12 +188,14 @@ SOURCES = (
         marks=is_deit,
         read=original_vit.read_deit,
         names=original_vit.deit_tables,
+        alike=("timm-vit", "MAE", "MoCo v3", "DINO"),
     ),
     OriginalSource(
         name="original-swin",
         marks=is_swin,
         read=original_pyramids.read_swin,
         names=original_pyramids.swin_tables,
+        alike=("timm-swin",),
         differs=("it refuses images whose grid is no multiple of the window, ours pads them",),
     ),
     OriginalSource(
@@ -179,6 +203,7 @@ SOURCES = (
         marks=original_pyramids.is_pit,
         read=original_pyramids.read_pit,
         names=original_pyramids.pit_tables,
+        alike=("timm-pit",),
         differs=("in training, its drop path grows to a little less than its rate",),
     ),
     OriginalSource(

@@ -60,6 +60,34 @@ def deit_tables(config: ViTCustomConfig, head: bool) -> dict[str, Table]:
     return {"original": timm_vit.tables(config, head)["original"]}
 
 
+def read_timm(tensors: Tensors) -> ViTCustomConfig:
+    """A state dict of timm, as its architectures for classification have it.
+
+    Raises:
+        ValueError: parts of which no shape says how they work.
+    """
+    if strange := [name for name in ("norm_pre.weight", "attn_pool.latent") if name in tensors]:
+        raise ValueError(f"No shape says how the model with `{strange[0]}` works: name it with `--preset`.")
+    tokens = ["cls"] * ("cls_token" in tensors) + ["distillation"] * ("dist_token" in tensors)
+    tokens += ["register"] * (tensors["reg_token"].shape[1] if "reg_token" in tensors else 0)
+    inner = tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    return read_plain(
+        tensors,
+        None,
+        tokens,
+        (len(tokens), 0),
+        position_interpolation="bicubic_antialias",
+        layer_norm_eps=1e-6,
+        intermediate_size=inner,
+        gated_mlp=tensors["blocks.0.mlp.fc1.weight"].shape[0] == 2 * inner,
+        qk_norm="blocks.0.attn.q_norm.weight" in tensors,
+        layer_scale_init_value=1e-5 if "blocks.0.ls1.gamma" in tensors or "blocks.0.gamma_1" in tensors else None,
+        distillation_head="dist_token" in tensors,
+        pooling="mean" if "fc_norm.weight" in tensors or "cls_token" not in tensors else "cls",
+        final_norm="pooled" if "fc_norm.weight" in tensors else "all",
+    )
+
+
 def dinov2_names(tensors: Tensors) -> dict[str, Any]:
     """A training's tensors under the names of a released file: without `backbone.` and the chunks of its blocks."""
     released = {}

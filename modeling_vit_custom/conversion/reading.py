@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,12 +15,18 @@ from safetensors import SafetensorError
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .pickles import load_tensors
+from .pickles import unwrap
 from .sources import Checkpoint
 from .sources import WeightFile
 
 INDEXED = ("model.safetensors", "pytorch_model.bin")
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz")
-WRAPPERS = ("model", "state_dict", "teacher", "module")
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th")  # .tar as in .pth.tar
+# How files begin that stand for the weights: the sentence on each.
+STAND_INS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the weights: run `git lfs pull` in its folder",
+    b"<": "a web page, not the weights: download the file itself",
+}
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -50,19 +54,30 @@ def download(repo: str, revision: str | None) -> Path:
             f"revision {revision!r}: pass `--revision` with the 40 hexadecimal digits that the repository's page shows "
             "under 'Files and versions', 'History'."
         )
-    names = list_repo_files(repo, revision=revision)
-    safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
-    weights = ["*.safetensors", "*.safetensors.index.json"] if safe else ["*.bin", "*.bin.index.json", "*.pth", "*.npz"]
-    wanted = ["config.json", "preprocessor_config.json", "processor_config.json", *weights]
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    try:
+        names = list_repo_files(repo, revision=revision)
+        safe = any(name.endswith(".safetensors") and "/" not in name for name in names)
+        weights = ["*.safetensors", "*.safetensors.index.json"]
+        weights = weights if safe else ["*.bin", "*.bin.index.json", "*.pth", "*.npz"]
+        wanted = ["config.json", "preprocessor_config.json", "processor_config.json", *weights]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]))
+    except Exception as error:  # each version of the client has its own for a network that is not there
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise OSError(
+            f"{repo} at {revision} was not fetched ({why}): correct its name, go online, or download it and give the "
+            "folder."
+        ) from error
 
 
-def read_checkpoint(source: str | Path, config: str | Path | None = None, revision: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    source: str | Path, config: str | Path | None = None, revision: str | None = None, prefix: str | None = None
+) -> Checkpoint:
     """
     Args:
         source: a folder, a file of weights, or a Hub id.
         config: their config.json, where it does not lie beside the weights.
         revision: the full commit hash, for a Hub id.
+        prefix: what chooses one of several models in a file.
     """
     path = Path(source)
     if not path.exists():
@@ -74,9 +89,9 @@ def read_checkpoint(source: str | Path, config: str | Path | None = None, revisi
     folder = path if path.is_dir() else path.parent
     index, files = weight_files(path)
     tensors: dict[str, torch.Tensor] = {}
-    records, notes = [], []
+    records, notes, entry = [], [], ""
     for file in files:
-        held, metadata, note = read_weights(file)
+        held, metadata, entry, note = read_weights(file, prefix)
         if twice := held.keys() & tensors.keys():
             raise ValueError(f"{file.name} repeats tensors of another file: {', '.join(sorted(twice))}.")
         tensors |= held
@@ -92,7 +107,9 @@ def read_checkpoint(source: str | Path, config: str | Path | None = None, revisi
     if processor is None:  # written by transformers' processors of pictures and text
         processor = (read_json(folder / "processor_config.json") or {}).get("image_processor")
     name = str(source) if not Path(source).exists() else path.stem if path.is_file() else path.name
-    return Checkpoint(found or {}, tensors, processor, name, tuple(records), index, revision, notes=tuple(notes))
+    return Checkpoint(
+        found or {}, tensors, processor, name, tuple(records), index, revision, notes=tuple(notes), entry=entry
+    )
 
 
 def weight_files(path: Path) -> tuple[dict[str, Any] | None, list[Path]]:
@@ -111,52 +128,46 @@ def weight_files(path: Path) -> tuple[dict[str, Any] | None, list[Path]]:
     found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
+        if inner := [folder.name for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]:
+            raise FileNotFoundError(f"{path} holds folders, no weights: name one of these, {', '.join(inner)}.")
         raise FileNotFoundError(f"{path} needs one file of weights, has {names}: name the file itself.")
     return None, found
 
 
-def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, list[str]]:
-    """(tensors, safetensors' metadata, what was left out)."""
+def read_weights(
+    file: Path, prefix: str | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, str, list[str]]:
+    """(tensors, safetensors' metadata, the entry that they lie in, what was left out)."""
     if not file.is_file():
         raise FileNotFoundError(f"The index names {file.name}, which is not there: download it too.")
+    with file.open("rb") as opened:
+        start = opened.read(64).lstrip()
+    if not start:
+        raise ValueError(f"{file} is empty: download it again.")
+    for begins, what in STAND_INS.items():
+        if start.startswith(begins):
+            raise ValueError(f"{file} is {what}.")
     try:
-        return parse_weights(file)
+        return parse_weights(file, prefix)
     except (SafetensorError, BadZipFile, EOFError, KeyError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is damaged, or not what its ending says ({why}): download it again.") from None
 
 
-def parse_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, list[str]]:
+def parse_weights(
+    file: Path, prefix: str | None
+) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, str, list[str]]:
     """The same, with the errors of each format."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
             metadata = tensors.metadata()
-        return load_file(file), metadata, []
+        if (written := (metadata or {}).get("format", "pt")) != "pt":
+            raise ValueError(f"{file.name} holds weights as {written} lays them out: take the file for PyTorch.")
+        return load_file(file), metadata, "", []
     if file.suffix == ".npz":
         with file.open("rb") as opened, numpy.load(opened, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}, None, []
+            return {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}, None, "", []
     if file.suffix not in SUFFIXES:
         raise ValueError(f"{file.name} is no file of weights that is read here: {', '.join(SUFFIXES)}.")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{file.name} holds more than tensors, so torch's weights-only loader refuses it, as it should: take a "
-            f"safetensors file of the same weights, or resave its state dict alone. ({str(error).splitlines()[0]})"
-        ) from None
-    return unwrap(content, file.name)
-
-
-def unwrap(content: Any, name: str) -> tuple[dict[str, torch.Tensor], None, list[str]]:
-    """The state dict within a pickled file, alone or beside a training's other things."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{name} holds a {type(content).__name__}, not a state dict: resave its `state_dict()`.")
-    for wrapper in WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            others = ", ".join(sorted(set(map(str, content)) - {wrapper}))
-            note = [f"of {name} the entry {wrapper!r} was taken, not {others}"] if others else []
-            return unwrap(content[wrapper], name)[0], None, note
-    strange = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
-    if strange:
-        raise ValueError(f"{name} holds what is no tensor: {', '.join(strange)}. Resave its `state_dict()` alone.")
-    return dict(content), None, []
+    tensors, entry, notes = unwrap(load_tensors(file), file.name, prefix)
+    return tensors, None, entry, notes

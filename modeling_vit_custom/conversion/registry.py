@@ -1,5 +1,8 @@
 """All sources, and the one that made a checkpoint."""
 
+from ..configuration_vit_custom import ViTCustomConfig
+from .families import OURS
+from .families import refuse_others
 from .original_sources import SOURCES as ORIGINAL
 from .sources import Checkpoint
 from .sources import Source
@@ -19,20 +22,36 @@ def find_source(checkpoint: Checkpoint, name: str | None = None) -> Source:
     """
     if name is not None and name not in SOURCES:
         raise ValueError(f"There is no source {name!r}: there are {', '.join(SOURCES)}.")
-    for source in [SOURCES[name]] if name is not None else SOURCES.values():
-        if source.recognises(checkpoint):
-            return source
     says = {
         key: checkpoint.config[key]
         for key in ("architectures", "architecture", "model_type")
         if key in checkpoint.config
     }
-    if name is not None:
+    if str(says.get("model_type", "")).startswith(ViTCustomConfig.model_type):
+        raise ValueError(
+            f"{checkpoint.name} is a model of ours already: load it by from_pretrained, or write another layout by "
+            "`--back`."
+        )
+    refuse_others(checkpoint.tensors)
+    for source in [SOURCES[name]] if name is not None else SOURCES.values():
+        if source.recognises(checkpoint) or (name is not None and not says and source.knows_names(checkpoint.tensors)):
+            return source
+    if says and name is not None:
         raise ValueError(
             f"{name} does not know this checkpoint, whose configuration says {says}: leave `--source` out."
         )
+    first = ", ".join(sorted(checkpoint.tensors)[:3])
+    if says:
+        raise ValueError(
+            f"No source knows this checkpoint, whose configuration says {says} and whose first tensors are {first}: "
+            f"take a model of {OURS}."
+        )
+    if known := [source.name for source in SOURCES.values() if source.knows_names(checkpoint.tensors)]:
+        raise ValueError(
+            f"The names of {checkpoint.name}'s tensors fit {', '.join(known)}: give its config.json with `--config`, "
+            f"or name one with `--source {known[0]}` and a preset of the same sizes by `--preset`."
+        )
     raise ValueError(
-        f"No source knows this checkpoint: its configuration says {says or 'nothing'}, its first tensors are "
-        f"{', '.join(sorted(checkpoint.tensors)[:3])}. If it has no configuration, name the source with `--source`: "
+        f"No source knows the names of {checkpoint.name}'s tensors, such as {first}: take a file of one of these, "
         f"{', '.join(SOURCES)}."
     )

@@ -1,6 +1,7 @@
 """A folder of ours -> the layout of another library, bit for bit what it was where it came from there."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,16 @@ def read_ours(folder: Path) -> tuple[ViTCustomConfig, bool, Tensors]:
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
-    """source.json of a converted folder, and the source's tensors kept aside, as `aside`."""
+    """source.json of a converted folder, and the tensors kept aside: the model's, `aside`, and the file's others,
+    `outside`."""
     known = read_json(folder / "source.json")
     if known is None:
         return None
-    aside = folder / "source_only.safetensors"
-    return known | {"aside": load_file(aside) if aside.is_file() else {}}
+    path = folder / "source_only.safetensors"
+    kept = load_file(path) if path.is_file() else {}
+    inner = {full: name for name, full in known.get("names", {}).items()}
+    outside = {name: kept.pop(name) for name in known.get("outside", ()) if name in kept}
+    return known | {"aside": {inner.get(full, full): tensor for full, tensor in kept.items()}, "outside": outside}
 
 
 def turned_back(
@@ -91,13 +96,15 @@ def turned_back(
     table = source.tables(config, head)[known["spelling"]]
     theirs = into_theirs(tensors, table, known["aside"])
     files = tuple(WeightFile(**{**file, "tensors": tuple(file["tensors"])}) for file in known["files"])
-    if gone := sorted({name for file in files for name in file.tensors} - theirs.keys()):
+    preset = ViTCustomConfig.from_dict(known["preset"]) if known["preset"] else None
+    where = (known["name"], files, known["index"], known["revision"], preset)
+    others = dict(names=known.get("names", {}), outside=known["outside"])
+    checkpoint = Checkpoint(known["config"], theirs, known["processor"], *where, **others)
+    if gone := sorted({name for file in files for name in file.tensors} - checkpoint.in_files.keys()):
         raise ValueError(
             f"source_only.safetensors should hold {', '.join(gone)}: put the file back beside the weights."
         )
-    preset = ViTCustomConfig.from_dict(known["preset"]) if known["preset"] else None
-    where = (known["name"], files, known["index"], known["revision"])
-    return source, Checkpoint(known["config"], theirs, known["processor"], *where, preset=preset)
+    return source, source.configured(checkpoint)
 
 
 def as_it_was(
@@ -207,6 +214,8 @@ def back(ours: str | Path, output: str | Path, to: str | None = None) -> tuple[s
         to = to or SOURCES[known["source"]].library or known["source"]
     processor = read_json(folder / "preprocessor_config.json")
     source, checkpoint, notes = (*found, []) if found else as_new(config, head, tensors, str(to), known, processor)
+    if found:  # as the file was: without the configuration that was made for it
+        checkpoint = replace(checkpoint, config=known["config"])  # type: ignore[index]  # where it came from
     with new_folder(output) as target:
         write_layout(target, checkpoint)
     return source.name, notes
@@ -216,6 +225,6 @@ def write_layout(folder: Path, checkpoint: Checkpoint):
     """Fill the empty `folder` with their files."""
     if checkpoint.config:
         write_json(folder / "config.json", dict(checkpoint.config))
-    write_weights(folder, checkpoint.tensors, checkpoint.files, checkpoint.index)
+    write_weights(folder, checkpoint.in_files, checkpoint.files, checkpoint.index)
     if checkpoint.processor is not None:
         write_json(folder / "preprocessor_config.json", dict(checkpoint.processor))

@@ -1,9 +1,12 @@
 """What a source of checkpoints is: its configuration as ours and back, its names, its model to compare with."""
 
+import copy
 from abc import ABC
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +42,9 @@ class Checkpoint:
         revision: the commit on the Hub.
         preset: a configuration of ours, for files that hold tensors alone and whose shapes do not say all.
         notes: what was left out when it was read.
+        entry: where in a pickled file they lie.
+        names: their name -> the file's, where a wrapper made it longer.
+        outside: what else the file holds, under its names there.
     """
 
     config: Mapping[str, Any]
@@ -50,6 +56,14 @@ class Checkpoint:
     revision: str | None = None
     preset: ViTCustomConfig | None = None
     notes: tuple[str, ...] = ()
+    entry: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    outside: Tensors = field(default_factory=dict)
+
+    @property
+    def in_files(self) -> dict[str, torch.Tensor]:
+        """All tensors, under the names of the files."""
+        return {self.names.get(name, name): tensor for name, tensor in self.tensors.items()} | dict(self.outside)
 
 
 class Source(ABC):
@@ -62,6 +76,32 @@ class Source(ABC):
     @abstractmethod
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """Whether this source made it, by its configuration or, without one, by its names."""
+
+    def knows_names(self, tensors: Tensors) -> bool:
+        """Whether a file of tensors alone may be its own, once it is named."""
+        return False
+
+    def from_shapes(self, tensors: Tensors) -> ViTCustomConfig:
+        """Our configuration of a file of tensors alone.
+
+        Raises:
+            ValueError: shapes do not say enough here.
+        """
+        raise ValueError(
+            f"No configuration came with this file, which {self.name} needs: give their config.json with `--config`, "
+            "or a preset of the same sizes with `--preset`."
+        )
+
+    def configured(self, checkpoint: Checkpoint) -> Checkpoint:
+        """With the configuration that this source writes for the preset, or for the shapes, where a file has none."""
+        if checkpoint.config or not self.library:
+            return checkpoint
+        preset = copy.deepcopy(checkpoint.preset) or self.from_shapes(checkpoint.tensors)
+        heads = ("head.weight", "head.fc.weight", "classifier.weight", "cls_classifier.weight")
+        found = [checkpoint.tensors[name].shape[0] for name in heads if name in checkpoint.tensors]
+        if found and preset.num_labels != found[0]:
+            preset.num_labels = found[0]
+        return replace(checkpoint, config=self.write_config(preset, bool(found)))
 
     @abstractmethod
     def read_config(self, checkpoint: Checkpoint) -> ViTCustomConfig:
@@ -84,6 +124,10 @@ class Source(ABC):
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What differs although every output agrees, in sentences: warned of, and written into parity.json."""
+        return []
+
+    def assumed(self, checkpoint: Checkpoint) -> list[str]:
+        """The same of a file that may be another source's too, and was not named."""
         return []
 
     def write_config(self, config: ViTCustomConfig, head: bool) -> dict[str, Any]:

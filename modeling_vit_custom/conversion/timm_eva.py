@@ -15,6 +15,7 @@ from .timm_vit import tokens_row
 def refuse_what_is_lost(model: Any):
     """Raise where a model that its names do not tell apart computes something else than ours: EVA and EVA02 do."""
     block, rope = model.blocks[0], model.rope
+    reading.refuse_stem(model)
     reading.refuse(
         {
             f"blocks of the kind {reading.kind(block)}": reading.kind(block) != "EvaBlock",

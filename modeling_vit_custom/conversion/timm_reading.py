@@ -83,14 +83,24 @@ def drop_path(blocks: Sequence[Any]) -> dict[str, Any]:
     raise AssertionError
 
 
+def refuse_stem(model: Any):
+    """A CNN before the ViT (R50-ViT, ViTamin) first: it has none of the attributes that other refusals look at."""
+    stem, hybrid = kind(model.patch_embed), hasattr(model.patch_embed, "backbone")
+    refuse({f"a stem of the kind {stem}{', a CNN before a ViT (a hybrid)' * hybrid}": stem != "PatchEmbed"})
+
+
 def refuse_block(block: Any, attention: Sequence[str], mlps: Sequence[str]):
     """Parts of a transformer block that its names do not tell apart, or that act in training alone."""
     attn, mlp = block.attn, block.mlp
-    dropouts = [attn.proj_drop, mlp.drop1, getattr(mlp, "drop2", None)]
     refuse(
         {
             f"attention of the kind {kind(attn)}": kind(attn) not in attention,
             f"a feed-forward of the kind {kind(mlp)}": kind(mlp) not in mlps,
+        }
+    )
+    dropouts = [attn.proj_drop, mlp.drop1, getattr(mlp, "drop2", None)]
+    refuse(
+        {
             "scale_attn_norm, a norm before the output projection": not absent(getattr(attn, "norm", None)),
             "gated attention": getattr(attn, "gate", None) is not None,
             "scale_mlp_norm, a norm within its feed-forward": not absent(getattr(mlp, "norm", None)),

@@ -13,6 +13,7 @@ from torch import nn
 from ..configuration_vit_custom import ViTCustomConfig
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..modeling_vit_custom import ViTCustomModel
+from . import original_vit
 from . import timm_eva
 from . import timm_pit
 from . import timm_swin
@@ -83,6 +84,7 @@ class TimmSource(Source):
         modules: our name -> timm's module.
         dynamic: the arguments with which timm takes images of any size.
         windows: whether timm takes other sizes by `set_input_size`, its windows kept.
+        shapes: tensors -> our configuration, where their shapes say enough.
         differs, bars: what differs, though outputs agree; how far they may be apart.
     """
 
@@ -96,14 +98,19 @@ class TimmSource(Source):
     foreign: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     windows: bool = False
+    shapes: Callable[[Mapping[str, torch.Tensor]], ViTCustomConfig] | None = None
     differs: tuple[str, ...] = ()
     bars: Mapping[str, float] = field(default_factory=lambda: BARS)
     library: str = "timm"
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        names = checkpoint.tensors
-        marked = all(mark in names for mark in self.marks) and not any(name in names for name in self.foreign)
-        return "architecture" in checkpoint.config and marked
+        return "architecture" in checkpoint.config and self.knows_names(checkpoint.tensors)
+
+    def knows_names(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        return all(mark in tensors for mark in self.marks) and not any(name in tensors for name in self.foreign)
+
+    def from_shapes(self, tensors: Mapping[str, torch.Tensor]) -> ViTCustomConfig:
+        return self.shapes(tensors) if self.shapes is not None else super().from_shapes(tensors)
 
     def convert(self, model: Any, config: Mapping[str, Any]) -> ViTCustomConfig:
         """
@@ -305,6 +312,7 @@ SOURCES = (
         write=timm_vit.write,
         modules=PLAIN | {"pooler_output": "fc_norm", "head": "head", "head_dist": "head_dist"},
         dynamic=("dynamic_img_size",),
+        shapes=original_vit.read_timm,
     ),
 )
 KNOWN = ", ".join(name for source in SOURCES for name in source.classes)

@@ -18,12 +18,12 @@ def refuse_what_is_lost(model: Any):
     """Raise where a model that its names do not tell apart computes something else than ours."""
     block = model.blocks[0]
     distilled = getattr(model, "dist_token", None) is not None
+    reading.refuse_stem(model)
     reading.refuse(
         {
             f"blocks of the kind {reading.kind(block)}": reading.kind(block) != "Block",
             f"global_pool={model.global_pool!r}": model.global_pool not in reading.POOLINGS,
             "pool_include_prefix=True": getattr(model, "pool_include_prefix", False),
-            f"a stem of the kind {reading.kind(model.patch_embed)}": reading.kind(model.patch_embed) != "PatchEmbed",
             "embed_norm_layer, a norm on its patches": not reading.absent(model.patch_embed.norm),
             "dynamic_img_pad=True": model.patch_embed.dynamic_img_pad,
             "drop_rate, a dropout before its classifier": model.head_drop.p > 0,

@@ -1,5 +1,6 @@
 """A model of transformers as a source."""
 
+import re
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .equal_configs import differing
 from .names import match
 from .processors import image_processor
 from .rename import Table
+from .rename import Tensors
 from .sources import Checkpoint
 from .sources import Source
 from .trace import record
@@ -73,6 +75,10 @@ class TransformersSource(Source):
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         return bool(self.architecture(checkpoint))
+
+    def knows_names(self, tensors: Tensors) -> bool:
+        first = re.compile(rf"(vit\.|{re.escape(self.base)}\.)?embeddings\.patch_embeddings?\.(projection\.)?weight")
+        return any(first.fullmatch(name) for name in tensors)
 
     def has_head(self, checkpoint: Checkpoint) -> bool:
         return self.architecture(checkpoint) in self.heads
