@@ -13,6 +13,8 @@ from .folder import run_folder
 from .last_looks import check_staged
 from .last_looks import kind_of
 from .last_looks import see
+from .origins import origins
+from .origins import public_command
 from .pulling import compare_with
 from .pulling import fetch
 from .pulling import pull
@@ -51,6 +53,8 @@ __all__ = [
     "listing",
     "look_at",
     "manifest",
+    "origins",
+    "public_command",
     "pull",
     "push",
     "read_name",
