@@ -95,9 +95,8 @@ def keep_checkpoints(unfinished: Path, place: Path):
 def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, trained: Trained, words: list[str]):
     task, checkpoint = trained.task, folder / "checkpoint"
     certificate = birth_certificate(f"python scripts/train.py {shlex.join(words)}")
-    ours = recipe.path.resolve().parent == (ROOT / "configs/recipes").resolve()
-    origin = origins(resolved, built_in=recipe.data.dataset in DATASETS, ours=ours)
-    command = f"python scripts/train.py {public_command(words, resolved, origin['dataset'])}"
+    origin = origins(resolved, recipe.path, built_in=recipe.data.dataset in DATASETS)
+    command = public_command(["python", "scripts/train.py", *words], resolved, origin["dataset"])
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     told = "".join(f"# {key}: {certificate[key]}\n" for key in ("command", "hardware", "versions", "commit"))
     (folder / "recipe.yaml").write_text(f"{told}{text}", encoding="utf-8")
@@ -117,13 +116,7 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
     )
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if not recipe.model.is_foreign:  # another's card is not ours to write
-        write_card(
-            checkpoint,
-            ROOT / "model_card.md",
-            repo=f"owner/vit-custom-{name}",
-            license=origin["license"],
-            metrics=figures,
-        )
+        write_card(checkpoint, ROOT / "model_card.md", repo=f"owner/vit-custom-{name}", metrics=figures)
     save_examples(folder, trained, recipe.data.num_examples)
 
 

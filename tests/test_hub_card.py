@@ -95,7 +95,8 @@ def test_measured_numbers_stand_in_the_text_and_in_the_metadata(folder):
     assert parsed.eval_results[0].dataset_type == "local"
     began = {"init_from": "mae", "base_model": "alice/mae", "num_train_images": None}
     written("metrics.json", json.dumps(MEASURED | began))(folder)
-    assert "It was last trained on some_set, and answers" in (card := card_of(folder))
+    card = card_of(folder)
+    assert "It was last trained on some_set, and answers" in card
     assert "Its training began from [alice/mae](https://huggingface.co/alice/mae)." in card
     assert "| began from | mae |" in card
     assert "| data | some_set |" in card  # a stream, which nobody counted

@@ -27,7 +27,7 @@ from scripts.train import main as train
 from tests.recipes import write_recipe
 from tests.support import ROOT
 
-OURS = ROOT / "configs/recipes"
+OURS, THEIRS = ROOT / "configs/recipes/quickstart.yaml", Path("/srv/quickstart.yaml")
 SHORT = dict(max_steps=2, save_strategy="no", eval_strategy="no", gradient_accumulation_steps=1, mix=None, ema=None)
 GPS = {1: "N", 2: (52.0, 31.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)}
 SECRET = "IMG_grandma"  # of every picture's file name
@@ -107,7 +107,7 @@ def test_nothing_that_is_pushed_names_the_machine_or_a_picture(run, work, tmp_pa
     assert card.data.get("license") is None
     assert "held-out images of pets" in card.text
     assert "learning_rate: 0.0002" in card.text
-    assert "**Licence.** None is given" in card.text
+    assert "**Licence.** No licence is given" in card.text
 
 
 def test_the_recipe_that_stays_runs_again(run, work):
@@ -156,7 +156,7 @@ def home(tmp_path, monkeypatch) -> Path:
 )
 def test_a_path_is_called_by_its_last_part_that_says_something(place, name, home):
     place = place.format(home=home)
-    told = origins(dict(dataset=place), built_in=False, ours=True)
+    told = origins(dict(dataset=place), recipe=OURS, built_in=False)
     assert (told["dataset"], told["dataset_id"]) == (name, None)
     assert yaml.safe_load(told["recipe_text"]) == {"dataset": name}
     command = public_command(["x.yaml", "--dataset", place], dict(dataset=place), name)
@@ -170,9 +170,9 @@ def test_only_what_is_read_from_the_hub_is_a_name_of_the_hub(home, monkeypatch):
         ("my/pictures", {}, ("my", "local", None)),
         ("alice/pets", {"data_files": {"train": "x.parquet"}}, ("pets", "local", None)),
     ):
-        found = origins(dict(dataset=dataset, dataset_settings=settings), built_in=False, ours=True)
+        found = origins(dict(dataset=dataset, dataset_settings=settings), recipe=OURS, built_in=False)
         assert tuple(found[key] for key in ("dataset", "dataset_source", "dataset_id")) == told
-    named = origins(dict(dataset="my/pictures", dataset_name="Sea birds"), built_in=False, ours=True)
+    named = origins(dict(dataset="my/pictures", dataset_name="Sea birds"), recipe=OURS, built_in=False)
     assert (named["dataset"], named["dataset_id"]) == ("Sea birds", None)
 
 
@@ -187,7 +187,7 @@ def test_paths_go_from_wherever_they_stand(home, monkeypatch):
         output_dir="runs/out",
         hub_token="x",
     )
-    told = origins(resolved, built_in=False, ours=False)
+    told = origins(resolved, recipe=THEIRS, built_in=False)
     assert yaml.safe_load(told["recipe_text"]) == dict(
         dataset="my birds",
         dataset_settings=dict(data_files=dict(train=["one", "(a picture)"])),
@@ -207,13 +207,13 @@ LICENSED = "---\nlicense: mit\nbase_model: google/vit\n---\n# A card\n"
 
 
 def test_a_licence_is_that_of_the_recipe_or_of_the_beginning_or_of_what_is_all_ours(home):
-    ours, start = dict(dataset="sklearn_digits"), home / "runs/mae/checkpoint"
+    start = home / "runs/mae/checkpoint"
 
-    def licence(built_in=True, ours=True, **resolved):
-        return origins(dict(dataset="sklearn_digits") | resolved, built_in=built_in, ours=ours)["license"]
+    def licence(built_in=True, recipe=OURS, **resolved):
+        return origins(dict(dataset="sklearn_digits") | resolved, recipe, built_in)["license"]
 
     assert licence() == "apache-2.0"
-    assert licence(ours=False) is None  # a recipe of somebody's
+    assert licence(recipe=THEIRS) is None  # a recipe of somebody's
     assert licence(built_in=False) is None
     assert licence(distillation=dict(teacher=str(start))) is None
     assert licence(init_from=str(start)) is None
@@ -225,14 +225,13 @@ def test_a_licence_is_that_of_the_recipe_or_of_the_beginning_or_of_what_is_all_o
     for broken in ("---\nlicense: [mit, gpl]\n---\n", "---\n[\n---\n", "# none"):
         (start / "README.md").write_text(broken)
         assert licence(init_from=str(start)) is None
-    assert ours
 
 
 def test_the_base_model_is_a_name_of_the_hub_or_none(home):
     start = home / "runs/mae/checkpoint"
 
     def base(init_from):
-        told = origins(dict(dataset="/srv/pets", init_from=init_from), built_in=False, ours=False)
+        told = origins(dict(dataset="/srv/pets", init_from=init_from), recipe=THEIRS, built_in=False)
         return told["init_from"], told["base_model"]
 
     assert base("google/vit") == ("google/vit", "google/vit")
@@ -268,7 +267,7 @@ def test_a_picture_leaves_without_its_place_and_with_its_pixels(run, tmp_path):
             assert not image.info
             assert not image.getexif()
     Image.new("RGB", (3, 3)).save(run / "checkpoint/me.jpg", exif=with_gps())
-    with pytest.raises(HubProblem, match="me.jpg holds EXIF or XMP, so maybe where it was taken: save it as PNG"):
+    with pytest.raises(HubProblem, match=r"me\.jpg holds EXIF or XMP, so maybe where it was taken: save it as PNG"):
         staged(run, tmp_path / "allowed", allow=["me.jpg"])
     (run / "checkpoint/me.jpg").unlink()
     (run / "history.csv").write_text(f"step,worst\n1,{SECRET}.jpg\n")

@@ -82,7 +82,7 @@ def card_values(
     """What the template tells, read from config.json, the headers of the weights, metrics.json, parity.json and so on.
 
     Args:
-        license: the Hub's id of it, if one is known.
+        license: the Hub's id of it, if one is known; else that of `metrics`.
         repo, revision: where the card will stand.
         metrics: what metrics.json says, where it is not in the folder.
     """
@@ -98,6 +98,7 @@ def card_values(
     reached, baseline = measured.get("reached", {}), measured.get("baseline", {})
     figures = {name: reached[name] for name in [*baseline, measured.get("metric")] if name in reached}
     dataset, name = measured.get("dataset"), repo.split("/")[-1]
+    license = license or (metrics or {}).get("license")
     on_hub, converted = measured.get("dataset_id"), bool(source.get("revision"))
     base = source["name"] if converted else measured.get("base_model")
     auto_map = {**AUTO_MAP, **DUAL_ENCODER_AUTO_MAP}
