@@ -276,6 +276,13 @@ def run_pipelines(source: str, target: str) -> dict:
     }
 
 
+def pixels_of_pipeline(source: str, pictures: str) -> dict:
+    """What the pipeline makes of each file in a folder before the model."""
+    classify = transformers.pipeline("image-classification", model=source, trust_remote_code=True, device="cpu")
+    made = {path.name: classify.preprocess(str(path))["pixel_values"] for path in Path(pictures).iterdir()}
+    return {name: digest(pixel_values) for name, pixel_values in made.items()}
+
+
 def run_task_pipeline(task: str, source: str, target: str, picture: str, captions: list[str] | None = None) -> dict:
     """What one of the other pipelines says of a picture, what the model says of it, and the pipeline's own save."""
     say = transformers.pipeline(task, model=source, trust_remote_code=True, device="cpu")

@@ -27,6 +27,7 @@ from modeling_vit_custom.training.augmentation import WithSteps
 from modeling_vit_custom.training.augmentation import make_transform
 from modeling_vit_custom.training.augmentation import seed_of
 from modeling_vit_custom.training.augmentation import seeded
+from modeling_vit_custom.training.images import to_rgb
 
 MEAN = (124, 116, 104)
 SIZE = (24, 32)
@@ -279,7 +280,7 @@ PROCESSORS = {
 def test_prepared_then_normalised_is_the_processor_bit_for_bit(name, source):
     shapes = [((40, 56), (3,)), ((56, 40), ()), ((32, 32), (3,)), ((40, 56), ()), ((97, 33), (3,)), ((40, 56), (4,))]
     pictures = [image(*shape, channels, seed) for seed, (shape, channels) in enumerate(shapes)]
-    expected = PROCESSORS[name]([picture.convert("RGB") for picture in pictures], return_tensors="pt")["pixel_values"]
+    expected = PROCESSORS[name]([to_rgb(picture) for picture in pictures], return_tensors="pt")["pixel_values"]
     rows = [{"image": picture} for picture in pictures]
     if source == "datasets":
         rows = Dataset.from_list(rows, features=Features(image=ImageFeature()))

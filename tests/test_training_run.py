@@ -41,6 +41,29 @@ def test_a_folder_is_trained_on_read_at_once_or_as_a_stream(recipe, folder, tmp_
     assert json.loads((run / "checkpoint/config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pictures_that_pipeline_sees_otherwise_are_counted_and_said(recipe, tmp_path, capsys, streaming):
+    for split, sheer in (("train", "01"), ("test", "2")):
+        for name in "ab":
+            place = tmp_path / "data" / split / name
+            place.mkdir(parents=True)
+            for number in "01234":
+                picture = Image.new("RGBA", (12, 12), (9, 200, 3, 40 if number in sheer else 255))
+                picture.save(place / f"{number}.png")
+    Image.new("I;16", (12, 12), 9000).save(tmp_path / "data/test/a/4.png")
+    words = ["--dataset", str(tmp_path / "data"), "--streaming", str(streaming).lower()]
+    run = train([recipe, *words, "--output_dir", str(tmp_path / "run"), "--num_examples", "2"])
+    found = json.loads((run / "metrics.json").read_text())["pictures_pipeline_sees_otherwise"]
+    assert {kind: row["count"] for kind, row in found.items()} == {
+        "transparent": 2 if streaming else 6,
+        "deeper than 8 bits": 1,
+    }
+    said = capsys.readouterr().out
+    assert f"{2 if streaming else 6} of {10 if streaming else 20} pictures are transparent: transformers'" in said
+    for row in found.values():
+        assert "\n    ".join(row["convert"]) in said
+
+
 def test_a_stream_leaves_out_corrupt_images_whatever_their_column_is_called(recipe, tmp_path, capsys):
     good = io.BytesIO()
     Image.new("RGB", (9, 9), (3, 90, 200)).save(good, "PNG")

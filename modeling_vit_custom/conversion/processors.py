@@ -16,4 +16,6 @@ def image_processor(settings: Mapping[str, Any] | None, usual: str) -> dict[str,
     if "image_processor_type" not in known:
         old = settings.get("feature_extractor_type")
         known["image_processor_type"] = old.replace("FeatureExtractor", "ImageProcessor") if old else usual
+    if known.get("do_convert_rgb") is None:  # else a picture with transparency cannot be normalised
+        known["do_convert_rgb"] = True
     return known

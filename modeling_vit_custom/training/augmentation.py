@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from torchvision.transforms import v2
 
 from .collators import Numbered
+from .images import to_rgb
 
 # What a recipe may set, and what it is otherwise: what nobody asks for is off.
 SETTINGS: dict[str, Any] = {
@@ -197,10 +198,6 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(array)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
 
 
 class Augmented(Numbered):

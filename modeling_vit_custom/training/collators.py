@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from PIL import ImageOps
 from torch.utils.data import Dataset
 
 from ..configuration_checks import pair
 from ..configuration_stages import grid_at
 from ..configuration_vit_custom import ViTCustomConfig
 from .detection_data import pad
+from .images import decode_rgb
 from .naming import name_of
 
 
@@ -54,13 +57,21 @@ def refuse_infinite(images: Sequence[torch.Tensor] | torch.Tensor, rows: list[di
             )
 
 
+def rgb_of(rows: list[dict[str, Any]]) -> list[Image.Image]:
+    """The rows' pictures as people see them.
+
+    Raises:
+        CorruptImage: a picture that cannot be made RGB; the row is named.
+    """
+    return [decode_rgb(row["image"], name_of(position, row)) for position, row in enumerate(rows)]
+
+
 def pixels_of(image_processor: Callable, rows: list[dict[str, Any]]) -> torch.Tensor:
     """The rows' `image`s -> (B, C, H, W): PIL images processed, tensors of bytes as they are, for the device to
     normalise."""
     if isinstance(rows[0]["image"], torch.Tensor):
         return torch.stack([row["image"] for row in rows])
-    images = [row["image"].convert("RGB") for row in rows]
-    pixel_values = image_processor(images, return_tensors="pt")["pixel_values"]
+    pixel_values = image_processor(rgb_of(rows), return_tensors="pt")["pixel_values"]
     refuse_infinite(pixel_values, rows)
     return pixel_values
 
@@ -107,9 +118,10 @@ class SegmentationCollator:
         self.num_labels = num_labels or 0
         self.ignore_index = ignore_index
 
-    def mask_of(self, position: int, row: dict[str, Any]) -> np.ndarray:
-        """-> (H, W), checked"""
-        mask, name, (width, height) = np.asarray(row["mask"]), name_of(position, row), row["image"].size
+    def mask_of(self, position: int, row: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+        """-> (H, W), checked; `size` is the width and height of the image, turned as EXIF says."""
+        mask, name, (width, height) = row["mask"], name_of(position, row), size
+        mask = np.asarray(ImageOps.exif_transpose(mask) if isinstance(mask, Image.Image) else mask)
         if mask.ndim != 2 or mask.dtype.kind not in "iu":
             raise ValueError(
                 f"{name} has a mask of shape {mask.shape} and type {mask.dtype}: give one integer a pixel, the id of "
@@ -129,8 +141,9 @@ class SegmentationCollator:
         return mask.astype(np.int64)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        masks = [self.mask_of(position, row) for position, row in enumerate(rows)]
-        made = self.image_processor([row["image"].convert("RGB") for row in rows], segmentation_maps=masks)
+        images = rgb_of(rows)
+        masks = [self.mask_of(*row, image.size) for *row, image in zip(range(len(rows)), rows, images, strict=True)]
+        made = self.image_processor(images, segmentation_maps=masks)
         pixels, labels = ([torch.as_tensor(image) for image in made[name]] for name in ("pixel_values", "labels"))
         refuse_infinite(pixels, rows)
         batch = pad(pixels)

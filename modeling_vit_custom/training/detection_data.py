@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .images import decode_rgb
+
 
 def check_objects(name: str, size: tuple[int, int], objects: dict[str, Any], num_labels: int):
     """Raise where a row's objects cannot be meant: transformers' processor would cut boxes off and drop some."""
@@ -50,7 +52,7 @@ class DetectionCollator:
         """() -> (C, H, W), labels: one picture by itself, so that its boxes are relative to its own size."""
         image_id = row.get("image_id", position)
         name = f"Row {position} of the batch (image_id {image_id})"
-        image, objects = row["image"].convert("RGB"), row["objects"]
+        image, objects = decode_rgb(row["image"], name), row["objects"]
         check_objects(name, image.size, objects, self.num_labels)
         annotations = [
             dict(bbox=box, category_id=category, area=box[2] * box[3], iscrowd=0)

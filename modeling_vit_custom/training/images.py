@@ -5,6 +5,9 @@ H W pixels.
 
 import io
 import warnings
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,17 @@ from PIL import ImageOps
 from PIL import UnidentifiedImageError
 
 WHITE = 255
+# Kinds of pictures that transformers' `pipeline` sees otherwise, and the lines that make of them what training sees.
+OTHERWISE = {
+    "transparent": (
+        'image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")',
+        'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")',
+    ),
+    "deeper than 8 bits": (
+        "levels = np.asarray(ImageOps.exif_transpose(Image.open(path)))",
+        "image = Image.fromarray((levels / 257).round().astype(np.uint8))",
+    ),
+}
 
 
 class CorruptImage(ValueError):
@@ -41,6 +55,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (WHITE, WHITE, WHITE, 255)), image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def seen_otherwise(image: Image.Image) -> str | None:
+    """A key of OTHERWISE if `pipeline` sees other pixels than `to_rgb` makes, else None. It converts a picture by
+    Pillow alone, before any image processor runs."""
+    deep = image.mode == "F" or image.mode.startswith("I")
+    if not (deep or image.has_transparency_data):  # of every other mode both are the same call
+        return None
+    plain = ImageOps.exif_transpose(image).convert("RGB")
+    if np.array_equal(np.asarray(to_rgb(image)), np.asarray(plain)):  # as of a picture that could be transparent
+        return None
+    return "deeper than 8 bits" if deep else "transparent"
+
+
+def count_otherwise(values: Iterable[Any]) -> dict[str, int]:
+    """How many pictures are of each of the kinds of OTHERWISE. Of most only the head is read; broken ones do not count.
+
+    Args:
+        values: as `load` takes them.
+    """
+    found: Counter[str] = Counter()
+    for value in values:
+        with suppress(Exception):  # a broken file makes decoders raise whatever they like, and is named when it is read
+            found.update(filter(None, [seen_otherwise(opened(value))]))
+    return dict(found)
 
 
 def to_8_bits(grey: np.ndarray, mode: str) -> np.ndarray:
@@ -106,8 +145,14 @@ def load_bytes(value: Any) -> bytes:
 
 
 def load(value: Any) -> Image.Image:
+    image = opened(value)
+    image.load()
+    return image
+
+
+def opened(value: Any) -> Image.Image:
+    """The picture, of which only the head is decoded yet."""
     if isinstance(value, Image.Image):
-        value.load()
         return value
     content = load_bytes(value)
     if not content:
@@ -115,9 +160,7 @@ def load(value: Any) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns from 89 million pixels on, as photographs may have, and refuses twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    return image
+        return Image.open(io.BytesIO(content))
 
 
 def reason(error: Exception) -> str:

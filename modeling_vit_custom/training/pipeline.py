@@ -21,7 +21,6 @@ from .distillation import DistillationLoss
 from .distillation import Teach
 from .distillation import cache_predictions
 from .distillation import load_teacher
-from .images import to_rgb
 from .mixing import Mix
 from .mixing import MixPixels
 from .mixing import soft_cross_entropy
@@ -69,7 +68,7 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
             )
         return Pipeline(Numbered(splits["train"]), Numbered(splits["test"]), collate)
     image_processor = getattr(processor, "image_processor", processor)
-    prepared = Prepared(splits["test"], image_processor, to_rgb)
+    prepared = Prepared(splits["test"], image_processor)
     transform = augment(data.augmentation, config, image_processor) if data.augmentation else prepared.prepare
     if data.streaming:
         args = recipe.training
@@ -78,7 +77,7 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
             splits["train"], transform, seed, data.shuffle_buffer, corrupt=data.corrupt_images, block=block
         )
     else:
-        train = Augmented(splits["train"], transform, seed, to_rgb)
+        train = Augmented(splits["train"], transform, seed)
     steps: list[Callable] = [Normalise.of(image_processor)]
     pipeline = Pipeline(train, prepared, collate, steps, soft_cross_entropy if recipe.model.is_foreign else None)
     if task.name != "image-classification":

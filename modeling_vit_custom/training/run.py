@@ -20,9 +20,12 @@ from .adapters import merge
 from .averaging import WeightAverage
 from .checkpoints import last_checkpoint
 from .data import DATASETS
+from .images import OTHERWISE
+from .images import count_otherwise
 from .pipeline import make_pipeline
 from .probing import ProbeCallback
 from .recipe import OWN
+from .recipe import DataArguments
 from .recipe import Recipe
 from .recipe import refuse_unknown
 from .sources import Decodes
@@ -47,6 +50,7 @@ class Trained:
     metrics: dict[str, float]  # without the prefix "eval_"
     baseline: dict[str, float]
     num_train_images: int | None  # None of a stream
+    seen_otherwise: dict[str, Any]  # by `pipeline`: kinds of pictures, how many there are, lines that convert them
     seconds: float
 
     @property
@@ -107,6 +111,21 @@ def load_data(recipe: Recipe) -> DatasetDict:
     if data.num_examples > len(splits["test"]):
         raise ValueError(f"`num_examples: {data.num_examples}` exceeds the {len(splits['test'])} held-out images.")
     return splits
+
+
+def seen_otherwise(data: DataArguments, splits: Any) -> dict[str, Any]:
+    """A kind of one's own pictures that `pipeline` sees otherwise than training -> how many there are (of a stream: of
+    those held out), and the lines that convert them first. It is said too."""
+    if data.dataset in DATASETS:  # all RGB or grey
+        return {}
+    whole = [rows.with_format(None) for rows in splits.values() if isinstance(rows, Dataset)]
+    found = count_otherwise(value for rows in whole for value in rows["image"])
+    for kind, count in found.items():
+        print(
+            f"{count} of {sum(map(len, whole))} pictures are {kind}: transformers' `pipeline` sees other pixels than "
+            "training; convert such a picture first:\n    " + "\n    ".join(OTHERWISE[kind])
+        )
+    return {kind: dict(count=count, convert=OTHERWISE[kind]) for kind, count in found.items()}
 
 
 def in_memory(rows: Any, dataset: str, corrupt: str) -> Dataset:
@@ -207,6 +226,7 @@ def train(recipe: Recipe) -> Trained:
     set_seed(recipe.training.seed)
     with recipe.training.main_process_first(desc="loading the data"):
         splits = load_data(recipe)
+    otherwise = seen_otherwise(recipe.data, splits) if recipe.training.process_index == 0 else {}
     model = make_model(recipe, task, splits)
     config = model.config
     processor = task.processor(config, splits, settings.processor_overrides)
@@ -265,5 +285,6 @@ def train(recipe: Recipe) -> Trained:
         metrics=figures,
         baseline=baseline,
         num_train_images=None if recipe.data.streaming else len(splits["train"]),
+        seen_otherwise=otherwise,
         seconds=seconds,
     )

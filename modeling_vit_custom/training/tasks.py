@@ -39,7 +39,8 @@ from .collators import SegmentationCollator
 from .detection_data import DetectionCollator
 from .tokenizers import word_tokenizer
 
-HALVES = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+# What is transparent becomes white, as in training, and not black.
+USUAL = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
 
 
 class Task(ABC):
@@ -71,7 +72,7 @@ class Task(ABC):
         if "size" not in settings:
             height, width = pair(config.image_size)
             settings = {"size": dict(height=height, width=width), **settings}
-        return self.processor_class(**HALVES | settings)
+        return self.processor_class(**USUAL | settings)
 
     @abstractmethod
     def collator(self, processor: Any, config: Any, settings: dict[str, Any]) -> Callable: ...
