@@ -18,9 +18,9 @@ from modeling_vit_custom.hub import origins
 from modeling_vit_custom.hub import public_command
 from modeling_vit_custom.hub import stage
 from modeling_vit_custom.hub import write_card
-from modeling_vit_custom.hub.card import otherwise
 from modeling_vit_custom.hub.origins import name_of
 from modeling_vit_custom.hub.origins import public
+from modeling_vit_custom.training.images import OTHERWISE
 from modeling_vit_custom.training.images import to_rgb
 from scripts import push
 from scripts.train import main as train
@@ -297,26 +297,25 @@ def test_the_lines_of_the_card_make_of_a_picture_what_training_saw(kind, image, 
     exif[0x0112] = 6  # turned
     image.save(tmp_path / "picture.png", exif=exif)
     (tmp_path / "config.json").write_text("{}")
-    metrics = {"pictures_pipeline_sees_otherwise": {kind: 1234}}
+    metrics = {"pictures_pipeline_sees_otherwise": {kind: dict(count=1234, convert=OTHERWISE[kind])}}
     card = write_card(tmp_path, ROOT / "model_card.md", metrics=metrics).read_text()
-    assert f"({kind}: 1,234)" in card
+    assert f"(1,234 {kind})" in card
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL) if "path" in block)
     names: dict = {"path": tmp_path / "picture.png"}
     exec(code, names)
     with Image.open(names["path"]) as opened:
         seen, plain = to_rgb(opened), opened.convert("RGB")
     assert seen.size == (8, 6)
-    assert names["image"].mode == "RGB"
-    assert np.array_equal(np.asarray(names["image"]), np.asarray(seen))
+    assert np.array_equal(np.asarray(names["image"].convert("RGB")), np.asarray(seen))
     assert not np.array_equal(np.asarray(names["image"]), np.asarray(plain))
 
 
 def test_the_card_has_the_lines_of_each_kind_only_where_there_are_such_pictures(tmp_path):
-    both = otherwise({"transparent": 3, "16-bit": 1})
-    assert both["counted"] == "transparent: 3, 16-bit: 1"
-    assert ("alpha_composite" in both["code"], "257" in both["code"]) == (True, True)
-    assert otherwise({}) is None
     (tmp_path / "config.json").write_text("{}")
+    kinds = {kind: dict(count=3, convert=lines) for kind, lines in OTHERWISE.items()}
+    card = write_card(tmp_path, ROOT / "model_card.md", metrics={"pictures_pipeline_sees_otherwise": kinds}).read_text()
+    assert "(3 transparent, 3 deeper than 8 bits)" in card
+    assert all(line in card for lines in OTHERWISE.values() for line in lines)
     assert "**Pictures.**" not in write_card(tmp_path, ROOT / "model_card.md").read_text()
 
 

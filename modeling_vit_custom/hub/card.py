@@ -47,13 +47,6 @@ TASKS = {
         "To choose among texts for an image, or images for a text, of the kind it was trained on.",
     ),
 }
-# What `to_rgb` does in training, for pictures that `pipeline` converts otherwise.
-TRANSPARENT = """# a transparent picture
-rgba = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
-image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")"""
-DEEP = """# one of 16 bits
-grey = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-image = Image.fromarray((grey / 257).round().astype("uint8")).convert("RGB")"""
 LEARNED = (
     "image-feature-extraction",
     "A Vision Transformer that has learned from images, without a head for a task of its own.",
@@ -185,17 +178,15 @@ def made(measured: dict[str, Any]) -> dict[str, str]:
         "energy": f"{measured['energy_kwh']:.3f} kWh, measured" if "energy_kwh" in measured else None,
         **measured.get("certificate", {}),
     }
-    known = {name: str(value) for name, value in rows.items() if value is not None}
+    known = {name: str(value).replace("|", "\\|") for name, value in rows.items() if value is not None}
     return known or {"recipe": "not recorded"}
 
 
-def otherwise(counts: dict[str, int]) -> dict[str, Any] | None:
-    """How many pictures of the data `pipeline` sees otherwise than training did, and the code that converts such."""
-    if not counts:
-        return None
-    needed = [kind == "transparent" for kind in counts]
-    code = [lines for lines, is_needed in ((TRANSPARENT, any(needed)), (DEEP, not all(needed))) if is_needed]
-    return {"counted": ", ".join(f"{kind}: {count:,}" for kind, count in counts.items()), "code": "\n".join(code)}
+def otherwise(kinds: dict[str, dict[str, Any]]) -> dict[str, str] | None:
+    """How many pictures of which kinds `pipeline` sees otherwise than training did, and the code that converts them."""
+    code = "\n".join("\n".join([f"# {kind}", *told["convert"]]) for kind, told in kinds.items())
+    counted = ", ".join(f"{told['count']:,} {kind}" for kind, told in kinds.items())
+    return {"counted": counted, "code": code} if kinds else None
 
 
 def told_by(parity: dict[str, Any]) -> dict[str, str] | None:

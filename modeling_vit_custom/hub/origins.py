@@ -65,7 +65,7 @@ def recipe_text(resolved: dict[str, Any], dataset: str) -> str:
     """The recipe as YAML, with the name of its data set and without what is empty or a machine's own."""
     names = local_names(resolved, dataset)
     told = {key: value for key, value in resolved.items() if key not in UNTOLD and value not in (None, {}, [])}
-    return yaml.safe_dump(public(told, names), sort_keys=False, allow_unicode=True).strip()
+    return yaml.safe_dump(public(told, names), sort_keys=False, allow_unicode=True, default_flow_style=None).strip()
 
 
 def public_command(words: Sequence[str], resolved: dict[str, Any], dataset: str) -> str:
