@@ -8,22 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import HfApi
 from huggingface_hub import ModelCard
 from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from modeling_vit_custom.hub import HubProblem
+from modeling_vit_custom.hub import checkpoint_of
 from modeling_vit_custom.hub import origins
 from modeling_vit_custom.hub import public_command
+from modeling_vit_custom.hub import pull
 from modeling_vit_custom.hub import stage
 from modeling_vit_custom.hub import write_card
 from modeling_vit_custom.hub.origins import name_of
 from modeling_vit_custom.hub.origins import public
+from modeling_vit_custom.hub.remote import in_a_sentence
 from modeling_vit_custom.training.images import OTHERWISE
 from modeling_vit_custom.training.images import to_rgb
 from scripts import push
 from scripts.train import main as train
+from tests.minihub import MiniHub
 from tests.recipes import write_recipe
 from tests.support import ROOT
 
@@ -167,7 +173,7 @@ def test_only_what_is_read_from_the_hub_is_a_name_of_the_hub(home, monkeypatch):
     monkeypatch.chdir(home)
     for dataset, settings, told in (
         ("alice/pets", {}, ("alice/pets", "hub", "alice/pets")),
-        ("my/pictures", {}, ("my", "local", None)),
+        ("my/pictures", {}, ("pictures", "local", None)),
         ("alice/pets", {"data_files": {"train": "x.parquet"}}, ("pets", "local", None)),
     ):
         found = origins(dict(dataset=dataset, dataset_settings=settings), recipe=OURS, built_in=False)
@@ -321,3 +327,73 @@ def test_the_card_has_the_lines_of_each_kind_only_where_there_are_such_pictures(
 
 def test_a_name_is_never_longer_than_a_line(home):
     assert len(name_of("/srv/" + "bird" * 100)) == 96
+
+
+@pytest.fixture
+def sends(run, monkeypatch):
+    """push.py, to a Hub on this machine and without the check, which other tests have."""
+    with MiniHub() as hub:
+        api = HfApi(endpoint=hub.url, token=hub.token())
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(push, "HfApi", lambda: api)
+        monkeypatch.setattr(push, "get_token", hub.token)
+        monkeypatch.setattr(push, "check_staged", lambda folder, repo: None)
+        yield hub, lambda *words: push.main([str(run), *words])
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own way of sending bytes
+def test_without_a_licence_a_push_is_private_and_none_is_sent_to_a_public_place(sends, capsys):
+    hub, send = sends
+    send("alice/mine")
+    assert hub.repos["model", "alice/mine"].private
+    assert capsys.readouterr().out.count("Private, since nothing says under which licence") == 1
+    send("alice/open", "--license", "mit")
+    assert not hub.repos["model", "alice/open"].private
+    assert "Private" not in capsys.readouterr().out
+    before = hub.repos["model", "alice/open"].find("main").id
+    for words in ((), ("--create-pr",), ("--dry-run",)):
+        with pytest.raises(HubProblem, match="alice/open is public: add --license, as apache"):
+            send("alice/open", *words)
+    assert hub.repos["model", "alice/open"].find("main").id == before
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+def test_an_interrupted_push_or_pull_says_what_is_there(sends, monkeypatch, tmp_path):
+    _, send = sends
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(HfApi, "create_commit", interrupt)
+        with pytest.raises(KeyboardInterrupt) as pushed:
+            send("alice/mine")
+    assert pushed.value.__notes__ == [
+        "Look at alice/mine, or run the same command again: it sends what is not there, and no more."
+    ]
+    send("alice/mine")
+    monkeypatch.setattr(HfApi, "hf_hub_download", interrupt)
+    with pytest.raises(KeyboardInterrupt) as pulled:
+        pull("alice/mine", "v1", tmp_path / "pulled", api=push.HfApi(), cache=tmp_path / "cache")
+    assert pulled.value.__notes__ == ["What was fetched stays in the cache: the same command goes on from there."]
+
+
+def test_where_the_hub_is_out_of_reach_the_sentence_says_why():
+    offline = in_a_sentence(OfflineModeIsEnabled("..."), "alice/mine")
+    assert offline == (
+        "the Hub is not asked for anything while HF_HUB_OFFLINE is set: unset it and run the same command again."
+    )
+    assert in_a_sentence(ConnectionError("no route"), "alice/mine") == (
+        "the connection broke, or the server was too slow: check the network, then run the same command again."
+    )
+
+
+def test_the_check_looks_into_a_run_and_asks_which_of_several_checkpoints(run, tmp_path):
+    assert checkpoint_of(run) == checkpoint_of(run / "checkpoint") == run / "checkpoint"
+    assert checkpoint_of(tmp_path) == tmp_path  # for the check to say what is missing
+    for step in (3, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}/config.json").write_text("{}")
+    with pytest.raises(HubProblem, match=r"no config\.json: name one of its sub-folders: checkpoint-3, checkpoint-6"):
+        checkpoint_of(tmp_path)

@@ -32,6 +32,7 @@ from .remote import check_tag
 from .remote import listing
 from .remote import read_name
 from .remote import without_secrets
+from .staging import checkpoint_of
 from .staging import stage
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "check_all",
     "check_staged",
     "check_tag",
+    "checkpoint_of",
     "code_facts",
     "compare_with",
     "fetch",

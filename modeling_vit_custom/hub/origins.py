@@ -20,9 +20,9 @@ RECIPES = Path(__file__).resolve().parents[2] / "configs/recipes"
 OWN = "own data"  # where no part of a path says more
 # Last parts of paths that name no data: of `pets/train`, `pets` does.
 SAYS_NOTHING = re.compile(
-    r"(train(ing)?|test(ing)?|val(id(ation)?)?|dev|eval|data|datasets?|im(age|g)s?|pic(ture)?s?|photos?|folders?|input|raw"
-    r"|models?|checkpoints?|best|last|final|results?|output|files?|home|users|root|tmp|temp|mnt|media|srv|opt|var|work"
-    r"(space)?|scratch|content|kaggle|desktop|documents|downloads|shards?|parts?|v?\d+)([-_. ]?(of|\d+))*",
+    r"(train(ing)?|test(ing)?|val(id(ation)?)?|dev|eval|data|datasets?|images?|imgs?|shards?|parts?|v?\d+"
+    r"|models?|checkpoints?|best|last|final|home|users|root|tmp|temp|mnt|media|srv|opt|var|work(space)?|scratch|content"
+    r"|kaggle|input|desktop|documents|downloads)([-_. ]?(of|\d+))*",
     re.IGNORECASE,
 )
 HOMES = ("/home", "/Users")

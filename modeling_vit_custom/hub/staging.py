@@ -146,6 +146,16 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     raise HubProblem(f"{source} has no config.json: {hint}.")
 
 
+def checkpoint_of(folder: Path) -> Path:
+    """The folder, or that of the model within it where it holds none itself.
+
+    Raises:
+        HubProblem: it holds several.
+    """
+    has_own = (folder / "config.json").is_file() or not any(folder.glob("*/config.json"))
+    return folder if has_own else find_checkpoint(folder)[0]
+
+
 def read_config(checkpoint: Path) -> dict[str, Any]:
     try:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
