@@ -20,6 +20,7 @@ from modeling_vit_custom.hub import Finding
 from modeling_vit_custom.hub import HubProblem
 from modeling_vit_custom.hub import Report
 from modeling_vit_custom.hub import check_all
+from modeling_vit_custom.hub import checkpoint_of
 from modeling_vit_custom.hub import code_facts
 from modeling_vit_custom.hub import compare_with
 from modeling_vit_custom.hub import fetch
@@ -54,8 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.against:
         found += compare_with(folder, *read_name(arguments.against), HfApi())
         run = run and not found
-    if not (folder / "config.json").is_file() and (folder / "checkpoint/config.json").is_file():
-        folder = folder / "checkpoint"  # of a run
+    folder = checkpoint_of(folder)
     token = get_token()
     twins = [path.parent for path in folder.glob("transformers/config.json")]
     first, *others = check_all([folder, *twins], run, [token] if token else [])

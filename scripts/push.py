@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> str | None:
     parser.add_argument("--create-pr", action="store_true", help="as a pull request")
     parser.add_argument("--tag", help="the name of this version; v1, v2, ... if left out")
     parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--license", help="the Hub's id of it, as apache-2.0; needed where this package cannot know it")
+    parser.add_argument("--license", help="the Hub's id of it, as apache-2.0; where none is known, a push is private")
+    parser.add_argument("--with-pictures", action="store_true", help="also pictures of data that are not built in")
     parser.add_argument(
         "--native", action="store_true", help="also transformers' and timm's own layout, where there is one"
     )
@@ -70,17 +71,25 @@ def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None
     if arguments.folder.is_dir() and get_token() is None and not arguments.dry_run:
         who(api)  # says how to log in, before anything takes time
     settings = dict(code=arguments.code, max_shard_size=arguments.max_shard_size, allow=arguments.allow)
+    settings |= dict(with_pictures=arguments.with_pictures)
     staged = stage(arguments.folder, folder, **settings)
     if arguments.native:
         write_twins(folder, work)
     remote = see(api, repo, arguments.dry_run)
     if arguments.private and remote.exists and not remote.private:
         raise HubProblem(f"{repo} is there and public: make it private on its page, or leave --private out.")
-    tag = tag_for(remote, arguments.tag)
-    if keeps_its_own_card(staged.checkpoint):
+    tag, own_card = tag_for(remote, arguments.tag), keeps_its_own_card(staged.checkpoint)
+    license = staged.license(arguments.license)
+    if license is None and not own_card:
+        unknown = f"nothing says under which licence {staged.checkpoint} may be used"
+        if remote.exists and not remote.private:
+            raise HubProblem(f"{unknown}, and {repo} is public: add --license, as apache-2.0.")
+        print(f"Private, since {unknown}: --license, as apache-2.0, says it.")
+        arguments.private = True
+    if own_card:
         (folder / "README.md").write_text((staged.checkpoint / "README.md").read_text(encoding="utf-8"))
     else:
-        known = dict(license=staged.license(arguments.license), repo=repo)
+        known = dict(license=license, repo=repo)
         write_card(folder, CARD, revision=tag, **known)
         if remote.changes(staged.files) != ([], []) and tag in remote.tags:  # a version of its own
             tag = remote.free_tag(arguments.tag)

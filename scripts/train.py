@@ -25,11 +25,14 @@ from typing import Any
 
 import yaml
 
+from modeling_vit_custom.hub import origins
+from modeling_vit_custom.hub import public_command
 from modeling_vit_custom.hub import refuse_strangers
 from modeling_vit_custom.hub import run_folder
 from modeling_vit_custom.hub import sha256
 from modeling_vit_custom.hub import write_card
 from modeling_vit_custom.inspection import birth_certificate
+from modeling_vit_custom.training import DATASETS
 from modeling_vit_custom.training import Recipe
 from modeling_vit_custom.training import Trained
 from modeling_vit_custom.training import checkpoints_in
@@ -107,13 +110,14 @@ def keep_checkpoints(unfinished: Path, place: Path):
 def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, trained: Trained, words: list[str]):
     task, checkpoint = trained.task, folder / "checkpoint"
     certificate = birth_certificate(f"python scripts/train.py {shlex.join(words)}")
+    origin = origins(resolved, recipe.path, built_in=recipe.data.dataset in DATASETS)
+    command = public_command(["python", "scripts/train.py", *words], resolved, origin["dataset"])
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     told = "".join(f"# {key}: {certificate[key]}\n" for key in ("command", "hardware", "versions", "commit"))
     (folder / "recipe.yaml").write_text(f"{told}{text}", encoding="utf-8")
     figures = dict(
-        license="apache-2.0",
+        **origin,  # licence, names of the data and of what it began from, recipe_text
         task=task.name,
-        dataset=recipe.data.dataset,
         num_train_images=trained.num_train_images,
         num_test_images=len(trained.held_out),
         metric=task.metric,
@@ -123,9 +127,8 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
         weights={path.name: sha256(path) for path in checkpoint.glob("*.safetensors")},
         seed=recipe.training.seed,
         seconds=trained.seconds,
-        certificate=certificate,
+        certificate=certificate | {"command": command},
         recipe=recipe.path.name,
-        recipe_text=recipe.path.read_text(encoding="utf-8"),
     )
     (folder / "metrics.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if not recipe.model.is_foreign:  # another's card is not ours to write

@@ -33,6 +33,8 @@ TEMPLATE = ROOT / "model_card.md"
 MEASURED = dict(
     task="image-classification",
     dataset="some_set",
+    dataset_source="hub",
+    dataset_id="alice/some_set",
     num_train_images=1234,
     num_test_images=56,
     metric="accuracy",
@@ -68,7 +70,8 @@ def test_measured_numbers_stand_in_the_text_and_in_the_metadata(folder):
     (result,) = parsed.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("accuracy", 0.9877, "some_set")
     assert (parsed.license, parsed.library_name, parsed.pipeline_tag) == ("mit", "transformers", "image-classification")
-    assert (parsed.datasets, parsed.metrics, parsed.model_name) == (["some_set"], ["accuracy"], "some-model")
+    assert (parsed.datasets, parsed.metrics, parsed.model_name) == (["alice/some_set"], ["accuracy"], "some-model")
+    assert result.dataset_type == "alice/some_set"
     assert "custom_code" in parsed.tags
     assert parsed.get("base_model") is None
     for text in (
@@ -84,6 +87,20 @@ def test_measured_numbers_stand_in_the_text_and_in_the_metadata(folder):
     ):
         assert text in card, text
     assert "energy" not in card  # nobody measured it
+    assert "It has seen some_set only" in card
+    written("metrics.json", json.dumps(MEASURED | {"dataset_source": "local", "dataset_id": None}))(folder)
+    parsed = ModelCard(card_of(folder)).data
+    assert parsed.get("datasets") is None
+    assert parsed.get("license") is None
+    assert parsed.eval_results[0].dataset_type == "local"
+    began = {"init_from": "mae", "base_model": "alice/mae", "num_train_images": None}
+    written("metrics.json", json.dumps(MEASURED | began))(folder)
+    card = card_of(folder)
+    assert "It was last trained on some_set, and answers" in card
+    assert "Its training began from [alice/mae](https://huggingface.co/alice/mae)." in card
+    assert "| began from | mae |" in card
+    assert "| data | some_set |" in card  # a stream, which nobody counted
+    assert ModelCard(card).data.base_model == "alice/mae"
     written("metrics.json", json.dumps(MEASURED | {"energy_kwh": 0.5}))(folder)
     assert "| energy | 0.500 kWh, measured |" in card_of(folder)
 

@@ -36,7 +36,7 @@ def test_a_trained_folder_is_ready_for_the_hub(trained):
     card = (folder / "checkpoint/README.md").read_text()
     assert "library_name: transformers" in card
     assert "held-out images" in card
-    assert f"python scripts/train.py {recipe}" in card
+    assert f"| command | python scripts/train.py {recipe.name} |" in card
     assert json.loads((folder / "run.json").read_text()) == {"run": "short"}
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint",

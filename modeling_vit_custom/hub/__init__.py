@@ -13,6 +13,8 @@ from .folder import run_folder
 from .last_looks import check_staged
 from .last_looks import kind_of
 from .last_looks import see
+from .origins import origins
+from .origins import public_command
 from .pulling import compare_with
 from .pulling import fetch
 from .pulling import pull
@@ -30,6 +32,7 @@ from .remote import check_tag
 from .remote import listing
 from .remote import read_name
 from .remote import without_secrets
+from .staging import checkpoint_of
 from .staging import stage
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "check_all",
     "check_staged",
     "check_tag",
+    "checkpoint_of",
     "code_facts",
     "compare_with",
     "fetch",
@@ -51,6 +55,8 @@ __all__ = [
     "listing",
     "look_at",
     "manifest",
+    "origins",
+    "public_command",
     "pull",
     "push",
     "read_name",

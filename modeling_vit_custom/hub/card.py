@@ -67,7 +67,7 @@ def write_card(folder: Path, template: str | Path, **settings) -> Path:
 def card_values(
     folder: Path,
     *,
-    license: str = "apache-2.0",
+    license: str | None = None,
     repo: str = "owner/name",
     revision: str = "v1",
     metrics: dict[str, Any] | None = None,
@@ -75,7 +75,7 @@ def card_values(
     """What the template tells, read from config.json, the headers of the weights, metrics.json, parity.json and so on.
 
     Args:
-        license: the Hub's id of it.
+        license: the Hub's id of it, if one is known; else that of `metrics`.
         repo, revision: where the card will stand.
         metrics: what metrics.json says, where it is not in the folder.
     """
@@ -91,20 +91,26 @@ def card_values(
     reached, baseline = measured.get("reached", {}), measured.get("baseline", {})
     figures = {name: reached[name] for name in [*baseline, measured.get("metric")] if name in reached}
     dataset, name = measured.get("dataset"), repo.split("/")[-1]
-    base = source.get("name") if source.get("revision") else measured.get("base_model")
+    license = license or (metrics or {}).get("license")
+    on_hub, converted = measured.get("dataset_id"), bool(source.get("revision"))
+    base = source["name"] if converted else measured.get("base_model")
     auto_map = {**AUTO_MAP, **DUAL_ENCODER_AUTO_MAP}
     data = ModelCardData(
         license=license,
         library_name="transformers",
         pipeline_tag=task,
         tags=["custom_code", "vision", "vit"],
-        datasets=[dataset] if dataset else None,
+        datasets=[on_hub] if on_hub else None,
         base_model=base,
         metrics=list(figures) or None,
         model_name=name if figures else None,
         eval_results=[
             EvalResult(
-                measured.get("task", task), str(dataset), str(dataset), metric_type=key, metric_value=round(value, 4)
+                measured.get("task", task),
+                on_hub or measured.get("dataset_source", "local"),  # an id of the Hub's, or a word that is none
+                str(dataset),
+                metric_type=key,
+                metric_value=round(value, 4),
             )
             for key, value in figures.items()
         ]
@@ -121,8 +127,13 @@ def card_values(
             math.prod(shape) for file, shape in read_headers(folder)[0].values() if file != "source_only.safetensors"
         ),
         "labels": class_names(config),
+        "license": license,
         "base_model": base,
         "base_revision": source.get("revision"),
+        "fine_tuned": not converted,
+        "init_from": measured.get("init_from"),
+        "otherwise": otherwise(measured.get("pictures_pipeline_sees_otherwise") or {}),
+        "history": "history.png" if "history.png" in here else None,
         "metrics": figures,
         "baseline": baseline,
         "dataset": dataset,
@@ -159,15 +170,23 @@ def made(measured: dict[str, Any]) -> dict[str, str]:
     rows = {
         "data": f"{measured['dataset']}, {measured['num_train_images']:,} images"
         if measured.get("num_train_images") is not None
-        else None,
+        else measured.get("dataset"),
+        "began from": measured.get("init_from"),
         "recipe": f"`{measured['recipe']}`" if "recipe" in measured else None,
         "seed": measured.get("seed"),
         "time": f"{measured['seconds']:.0f} s" if "seconds" in measured else None,
         "energy": f"{measured['energy_kwh']:.3f} kWh, measured" if "energy_kwh" in measured else None,
         **measured.get("certificate", {}),
     }
-    known = {name: str(value) for name, value in rows.items() if value is not None}
+    known = {name: str(value).replace("|", "\\|") for name, value in rows.items() if value is not None}
     return known or {"recipe": "not recorded"}
+
+
+def otherwise(kinds: dict[str, dict[str, Any]]) -> dict[str, str] | None:
+    """How many pictures of which kinds `pipeline` sees otherwise than training did, and the code that converts them."""
+    code = "\n".join("\n".join([f"# {kind}", *told["convert"]]) for kind, told in kinds.items())
+    counted = ", ".join(f"{told['count']:,} {kind}" for kind, told in kinds.items())
+    return {"counted": counted, "code": code} if kinds else None
 
 
 def told_by(parity: dict[str, Any]) -> dict[str, str] | None:

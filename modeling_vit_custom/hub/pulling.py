@@ -69,6 +69,9 @@ def fetch(
         return commit, folder, sorted(wanted)
     except HubProblem:
         raise
+    except KeyboardInterrupt as error:
+        error.add_note("What was fetched stays in the cache: the same command goes on from there.")
+        raise
     except Exception as error:
         raise HubProblem(in_a_sentence(error, repo)) from error
 

@@ -235,6 +235,9 @@ def commit(
         )
     except HubProblem:
         raise
+    except KeyboardInterrupt as error:
+        error.add_note(f"Look at {repo}, or run the same command again: it sends what is not there, and no more.")
+        raise
     except Exception as error:
         if not create_pr and arrived(api, repo, branch, files, deleted, remote, say):
             say("The server's answer was lost on the way, but the commit is there.")

@@ -163,7 +163,9 @@ def in_a_sentence(error: BaseException, repo: str) -> str:
     kinds = {type(cause) for cause in causes(error)}
     if isinstance(error, HubProblem):
         return str(error)
-    if kinds & {OfflineModeIsEnabled, LocalEntryNotFoundError} and code is None:
+    if OfflineModeIsEnabled in kinds:
+        return "the Hub is not asked for anything while HF_HUB_OFFLINE is set: unset it and run the same command again."
+    if LocalEntryNotFoundError in kinds and code is None:
         return (
             f"{repo} is not in the cache as a whole, and nothing may be or could be fetched: go online and try again."
         )
@@ -185,7 +187,8 @@ def in_a_sentence(error: BaseException, repo: str) -> str:
         return "the upload by Xet failed: run the same command again, with HF_HUB_DISABLE_XET=1 to send by plain LFS."
     if code is not None and code >= 500:
         return f"the Hub has trouble of its own ({code}): run the same command again later."
-    return f"{reason(error)}: run the same command again."
+    broken = any(isinstance(cause, TransportError | ConnectionError) for cause in causes(error))
+    return f"{reason(error)}: {'check the network, then ' if broken else ''}run the same command again."
 
 
 def without_secrets(text: str) -> str:

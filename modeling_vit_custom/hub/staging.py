@@ -25,6 +25,10 @@ from .file_rules import files_of
 from .file_rules import left_by_trainer
 from .file_rules import names_findings
 from .file_rules import sha256
+from .privacy import EXAMPLES
+from .privacy import OF_A_RUN
+from .privacy import keep_private
+from .privacy import stage_run
 from .remote import HubProblem
 
 CODE = Path(__file__).parent.parent
@@ -33,7 +37,6 @@ PARTS = """config.json generation_config.json preprocessor_config.json processor
     tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt spiece.model
     tokenizer.model sentencepiece.bpe.model chat_template.jinja parity.json source.json source_only.safetensors
     LICENSE""".split()
-OF_A_RUN = ("metrics.json", "predictions.png")  # beside the checkpoint, in the folder of the run
 LIMIT = 10_000_000  # bytes of a file that holds no weights
 
 
@@ -54,22 +57,13 @@ class Staged:
     def files(self) -> dict[str, Path]:
         return files_of(self.folder)
 
-    def license(self, wanted: str | None) -> str:
-        """The Hub's id of it: as said, or this package's for what a recipe of ours has trained from nothing.
-
-        Raises:
-            HubProblem: nobody has said it.
-        """
+    def license(self, wanted: str | None) -> str | None:
+        """The Hub's id of it: as said, or as the run that trained it knew; None where nobody has said it."""
         metrics, origin = self.folder / "metrics.json", self.folder / "source.json"
-        if wanted is not None:
+        if wanted is not None or origin.is_file() or not metrics.is_file():
             return wanted
-        if metrics.is_file() and not origin.is_file():
-            told = json.loads(metrics.read_text(encoding="utf-8"))
-            if "license" in told:
-                return told["license"]
-        raise HubProblem(
-            f"nothing says under which licence {self.checkpoint} may be used: add --license, as apache-2.0."
-        )
+        told = json.loads(metrics.read_text(encoding="utf-8"))
+        return told.get("license") if "dataset_source" in told else None  # once every run said apache-2.0
 
 
 def stage(
@@ -79,6 +73,7 @@ def stage(
     code: str = "package",
     max_shard_size: str = "5GB",
     allow: Iterable[str] = (),
+    with_pictures: bool = False,
 ) -> Staged:
     """Fill the empty `folder` from a checkpoint, or from a run's folder that holds `checkpoint/`; all but the card.
 
@@ -86,6 +81,7 @@ def stage(
         code: "package" ships this package's files, "folder" those that lie beside the weights.
         max_shard_size: weights in larger files are divided.
         allow: patterns of names of other files to ship, whatever their size.
+        with_pictures: ship pictures of data that are not built in, too.
 
     Raises:
         HubProblem: what is there cannot be shared as it is.
@@ -111,11 +107,11 @@ def stage(
     weights = stage_weights(checkpoint, folder, max_shard_size)
     for name, path in files_of(checkpoint).items():
         allowed = any(fnmatch(name, pattern) for pattern in allow)
-        if name in weights or name in shipped or name == "README.md":
+        if name in weights or name in shipped or name == "README.md" or name in OF_A_RUN or name.startswith(EXAMPLES):
             continue
         if left_by_trainer(name):
             staged.left_out.append(f"{name}: Trainer left it, it is no part of the model")
-        elif name not in (*PARTS, *OF_A_RUN) and not allowed:
+        elif name not in PARTS and not allowed:
             staged.left_out.append(f"{name}: no part of a model that is known here; --allow {name} ships it")
         elif path.stat().st_size > LIMIT and not allowed and not name.endswith(".safetensors"):
             raise HubProblem(
@@ -125,10 +121,9 @@ def stage(
         else:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
-    for name in OF_A_RUN if run is not None else ():
-        if run is not None and (run / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(run / name, folder / name)
+    stage_run(run or checkpoint, folder)
     refuse_other_evidence(folder, checkpoint)
+    staged.left_out += keep_private(run or checkpoint, folder, with_pictures)
     config["auto_map"] = AUTO_MAPS[config["model_type"]] if code == "package" else config.get("auto_map", {})
     config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -149,6 +144,16 @@ def find_checkpoint(source: Path) -> tuple[Path, Path | None]:
     saved = sorted(path.parent.name for path in source.glob("*/config.json"))
     hint = f"name one of its sub-folders: {', '.join(saved)}" if saved else "save a model there first"
     raise HubProblem(f"{source} has no config.json: {hint}.")
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """The folder, or that of the model within it where it holds none itself.
+
+    Raises:
+        HubProblem: it holds several.
+    """
+    has_own = (folder / "config.json").is_file() or not any(folder.glob("*/config.json"))
+    return folder if has_own else find_checkpoint(folder)[0]
 
 
 def read_config(checkpoint: Path) -> dict[str, Any]:
@@ -202,7 +207,7 @@ def bytes_of(size: str) -> float:
 
 
 def refuse_other_evidence(folder: Path, checkpoint: Path):
-    """Measured numbers and proofs are published with the weights that they are of, and so is a picture of answers."""
+    """Measured numbers and proofs are published with the weights that they are of, and so are pictures of them."""
     wrong = []
     for name in ("metrics.json", "parity.json"):
         if not (folder / name).is_file():

@@ -28,6 +28,8 @@ CONTAINERS: dict[Any, type] = {dict: dict, list[str]: list}
 @dataclass
 class DataArguments:
     dataset: str = field(metadata={"help": "built in, a folder, .parquet, .arrow or .tar files, or a Hub name"})
+    dataset_name: str | None = field(default=None, metadata={"help": "in the card; else the last part of its path"})
+    license: str | None = field(default=None, metadata={"help": "of the result: the Hub's id of it, as apache-2.0"})
     data_dir: str = field(default=str(DATA_DIR), metadata={"help": "where `make data` has put the packages"})
     dataset_settings: dict = field(default_factory=dict, metadata={"help": "settings of that data set"})
     split_seed: int = field(default=0, metadata={"help": "seed of the split into training and held-out images"})
