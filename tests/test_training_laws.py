@@ -538,8 +538,10 @@ def test_what_cannot_be_known_of_a_loss_is_said_and_may_be_told(tmp_path):
     told.loss_is_scaled_for_ga = False
     (found,) = gradients(HARD_CLASSES, told, str(tmp_path), 2, 4)
     assert_equal(found, wanted(HARD_CLASSES))
+    trainer = trainer_of(HARD_CLASSES, own_trainer("mean", in_front), str(tmp_path), 2, 4)
+    trainer.args.torch_compile = True
     with pytest.raises(ValueError, match="Beside `torch_compile` a loss of one's own"):
-        gradients(HARD_CLASSES, own_trainer("mean", in_front), str(tmp_path), 2, 4, torch_compile=True)
+        trainer.train()
 
 
 def unlabelled() -> list[dict[str, Any]]:

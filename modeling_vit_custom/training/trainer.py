@@ -22,6 +22,8 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput
 
+from .adapters import let_gradients_through
+from .adapters import outermost
 from .augmentation import RepeatedAugmentationSampler
 from .averaging import AveragedEvaluation
 from .checkpoints import WholeCheckpoints
@@ -76,6 +78,17 @@ class RefusesUnsharded(TrainerCallback):
         refuse_unsharded(model, wanted=os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true")
 
 
+class LetsGradientsThrough(TrainerCallback):
+    """To layers behind frozen embeddings, once Trainer has turned on what checkpoints them."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.changed = let_gradients_through(model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if self.changed:
+            outermost(model).disable_input_require_grads()
+
+
 class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
     """A Trainer whose loss is the mean over the valid items of a whole optimizer step: of all accumulated batches, on
     all processes. So one batch gives one gradient however it is split.
@@ -121,6 +134,7 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
         self.data_collator = WithRowIds(self.data_collator)
         self.add_callback(TellsEpoch)
         self.add_callback(RefusesUnsharded)
+        self.add_callback(LetsGradientsThrough)
         self.row_ids: list[str] | None = None
         self.num_items: torch.Tensor | None = None
         self.items_of_batches: list[torch.Tensor] = []  # of an optimizer step, those that are still to come
