@@ -2,7 +2,6 @@
 
 import functools
 import sys
-from dataclasses import fields
 
 import pytest
 import torch
@@ -195,18 +194,34 @@ def test_without_peft_a_sentence_says_how_to_get_it(monkeypatch):
         add_lora(make("classification", "vit"), {})
 
 
-@pytest.mark.parametrize(("head", "member"), [("classification", "vit"), ("masked images", "swin")])
-def test_adapters_learn_with_checkpointed_activations_as_without(head, member, tmp_path):
-    """Everything before the first adapter is frozen, where reentrant checkpoints, no longer the default, would stop."""
-    names = {field.name for field in fields(TrainingArguments)}
-    setting = f"{'activation' if 'activation_checkpointing' in names else 'gradient'}_checkpointing"
+SETTING = "activation" if "activation_checkpointing" in TrainingArguments.__dataclass_fields__ else "gradient"
+CHECKPOINTED = {f"{SETTING}_checkpointing": True}
+REENTRANT = CHECKPOINTED | {f"{SETTING}_checkpointing_kwargs": {"use_reentrant": True}}
+
+
+@pytest.mark.parametrize(
+    ("head", "member", "frozen"),
+    [
+        ("classification", "vit", "all but adapters"),
+        ("masked images", "swin", "all but adapters"),
+        ("classification", "vit", "embeddings"),
+    ],
+)
+def test_what_learns_learns_with_checkpointed_activations_as_without(head, member, frozen, tmp_path):
+    """Everything before the first adapter is frozen, where reentrant checkpoints would stop of themselves."""
     weights = []
-    for settings, early in (({}, False), ({setting: True}, False), ({setting: True}, True)):
+    for settings, early in (({}, False), (CHECKPOINTED, False), (CHECKPOINTED, True), (REENTRANT, False)):
         model = make(head, member)
         if early:  # then peft itself lets the embeddings' output have a gradient
-            getattr(model, f"{setting}_enable")()
-        model = add_lora(model, {})
+            getattr(model, f"{SETTING}_checkpointing_enable")()
+        if frozen == "embeddings":
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("embeddings" not in name)
+        else:
+            model = add_lora(model, {})
+        hooks = sum(len(module._forward_hooks) for module in model.modules())
         train(model, inputs(head, model.config, SIZES["native"]), tmp_path, **settings)
+        assert sum(len(module._forward_hooks) for module in model.modules()) == hooks
         weights.append({name: weight for name, weight in model.named_parameters() if weight.requires_grad})
     for others in weights[1:]:
         assert others.keys() == weights[0].keys()

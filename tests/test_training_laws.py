@@ -37,6 +37,11 @@ from modeling_vit_custom import ViTCustomForPreTraining
 from modeling_vit_custom import ViTCustomForSemanticSegmentation
 from modeling_vit_custom.training.trainer import SMOOTHER_COUNTS
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
+from tests.own_losses import OWN
+from tests.own_losses import OfMean
+from tests.own_losses import OfSum
+from tests.own_losses import behind
+from tests.own_losses import in_front
 from tests.support import ROOT
 from tests.support import fill
 from tests.support import formula
@@ -121,6 +126,8 @@ UNFINISHED = (2, 3)  # a step of three batches, and a step of the one that is le
 # Of two processes; (3, 2): one has two batches, the other one.
 SPLITS_OF_TWO = [(4, 1), (2, 2), (1, 4), (3, 2)]
 UNFINISHED_OF_TWO = (1, 3)
+HARD_CLASSES = "classes, single_label_classification"
+OWN_CASES = [(own, place) for own in OWN for place in (behind, in_front)]
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -201,8 +208,8 @@ def trainer_of(name: str, kind: type, folder: str, batch_size: int, accumulated:
     return kind(model_of(name), arguments, data_collator=collate, train_dataset=rows, eval_dataset=rows)
 
 
-def gradients(name: str, kind: type, folder: str, batch_size: int, accumulated: int) -> list[torch.Tensor]:
-    trainer = trainer_of(name, kind, folder, batch_size, accumulated)
+def gradients(name: str, kind: type, folder: str, batch_size: int, accumulated: int, **settings) -> list[torch.Tensor]:
+    trainer = trainer_of(name, kind, folder, batch_size, accumulated, **settings)
     trainer.train()
     return trainer.gradients
 
@@ -265,6 +272,9 @@ def one_of_two_processes(file: str):
                 found[name, "exact", split] = gradients(name, Exact, folder, *split)
             found[name, "plain", (2, 2)] = gradients(name, Plain, folder, 2, 2)
             found[name, "evaluated"] = trainer_of(name, Exact, folder, 2).evaluate()["eval_loss"]
+        for own, place in OWN_CASES:
+            for split in SPLITS_OF_TWO:
+                found[own, place.__name__, split] = gradients(HARD_CLASSES, own_trainer(own, place), folder, *split)
         for name in CONTRASTIVE:
             for split in ((4, 1), (2, 2)):
                 found[name, split] = gradients(name, Exact, folder, *split)
@@ -463,6 +473,111 @@ class TheirsAndOurs(ViTCustomTrainer, Theirs):
 def test_it_works_in_front_of_anyones_own_trainer(tmp_path):
     (found,) = gradients("segmentation", TheirsAndOurs, str(tmp_path), 2, 4)
     assert_equal(found, 2 * wanted("segmentation"))
+
+
+def own_trainer(own: str, place: Callable) -> type:
+    return type("Own", (InOrder, place(OWN[own].theirs)), {})
+
+
+def wanted_of_own(own: str) -> torch.Tensor:
+    model = model_of(HARD_CLASSES).train()
+    OWN[own].whole(model, **collate(rows_of(HARD_CLASSES))).backward()
+    return flat(model)
+
+
+@pytest.mark.parametrize(("own", "place"), OWN_CASES)
+def test_a_loss_of_ones_own_takes_one_step_for_every_split(own, place, tmp_path, of_two_processes):
+    expected = wanted_of_own(own)
+    for split in SPLITS:
+        (found,) = gradients(HARD_CLASSES, own_trainer(own, place), str(tmp_path), *split)
+        assert_equal(found, expected)
+    for split in SPLITS_OF_TWO:
+        (found,) = of_two_processes[own, place.__name__, split]
+        assert_equal(found, expected)
+
+
+class FuncMean:
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        return functional.cross_entropy(outputs["logits"], labels)
+
+
+class FuncSum:
+    def __call__(self, outputs, labels, num_items_in_batch=None):
+        return functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("function", [FuncMean(), FuncSum()], ids=["mean", "sum"])
+@pytest.mark.parametrize("counts", [True, False])
+def test_so_does_a_function(function, counts, tmp_path):
+    for split in ((8, 1), (2, 4)):
+        trainer = trainer_of(HARD_CLASSES, Exact, str(tmp_path), *split)
+        if not counts:  # of transformers' own, whose Trainer adds the means of parts up
+            model = fill(ViTForImageClassification(ViTConfig(**TRANSFORMERS, num_labels=5)).double())
+            trainer = Exact(model, trainer.args, data_collator=collate, train_dataset=trainer.train_dataset)
+        trainer.compute_loss_func = function
+        model = trainer.model
+        mean_loss = functional.cross_entropy(model.train()(IMAGES).logits, HARD)
+        expected = torch.cat([g.flatten() for g in torch.autograd.grad(mean_loss, list(model.parameters()))])
+        trainer.train()
+        assert_equal(trainer.gradients[0], expected)
+
+
+def test_what_cannot_be_known_of_a_loss_is_said_and_may_be_told(tmp_path):
+    class AsNumber(InOrder, ViTCustomTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            logits = model(inputs["pixel_values"]).logits
+            return functional.cross_entropy(logits, inputs["labels"], reduction="sum") / num_items_in_batch.item()
+
+    trainer = trainer_of(HARD_CLASSES, AsNumber, str(tmp_path), 2, 4)
+    with pytest.raises(ValueError, match=r"made a plain number.*Divide a sum by the tensor.*loss_is_scaled_for_ga"):
+        trainer.train()
+    AsNumber.loss_is_scaled_for_ga = True
+    (found,) = gradients(HARD_CLASSES, AsNumber, str(tmp_path), 2, 4)
+    assert_equal(found, wanted(HARD_CLASSES))
+    told = own_trainer("mean", in_front)
+    told.loss_is_scaled_for_ga = False
+    (found,) = gradients(HARD_CLASSES, told, str(tmp_path), 2, 4)
+    assert_equal(found, wanted(HARD_CLASSES))
+    trainer = trainer_of(HARD_CLASSES, own_trainer("mean", in_front), str(tmp_path), 2, 4)
+    trainer.args.torch_compile = True
+    with pytest.raises(ValueError, match="Beside `torch_compile` a loss of one's own"):
+        trainer.train()
+
+
+def unlabelled() -> list[dict[str, Any]]:
+    return [{**row, "labels": torch.tensor(-100)} for row in rows_of(HARD_CLASSES)]
+
+
+@pytest.mark.parametrize("theirs", [None, OfMean, OfSum])
+@pytest.mark.parametrize("place", [behind, in_front])
+def test_where_nothing_is_labelled_there_are_predictions_and_no_loss(theirs, place, tmp_path):
+    trainer = trainer_of(HARD_CLASSES, place(theirs) if theirs else Exact, str(tmp_path), 3)
+    for rows, count in ((unlabelled(), 8), ([{"pixel_values": row} for row in IMAGES], 8)):
+        predicted = trainer.predict(rows)
+        assert predicted.predictions.shape == (count, 5)
+        assert not predicted.metrics.get("test_loss", 0) > 0
+    assert trainer.predict([]).predictions is None
+    assert "eval_loss" not in trainer.evaluate([])
+    some = rows_of(HARD_CLASSES)[:3] + unlabelled()[3:]
+    assert trainer.evaluate(some)["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("place", [behind, in_front])
+@pytest.mark.parametrize("theirs", [OfMean, OfSum])
+def test_the_evaluations_loss_of_ones_own_is_trainers(theirs, place, tmp_path):
+    for batch_size in (8, 3):
+        found, expected = (
+            trainer_of(HARD_CLASSES, kind, str(tmp_path), batch_size).evaluate()["eval_loss"]
+            for kind in (place(theirs), type("Plain", (theirs,), {"model_accepts_loss_kwargs": True}))
+        )
+        assert found == pytest.approx(expected)
+
+
+def test_a_loss_of_ones_own_that_is_not_finite_stops_training_too(tmp_path):
+    trainer = trainer_of(HARD_CLASSES, in_front(OfMean), str(tmp_path), 4)
+    trainer.train_dataset = unlabelled()
+    with pytest.raises(FloatingPointError, match="loss is nan after 0 steps"):
+        trainer.train()
 
 
 def test_a_model_that_does_not_count_is_trained_as_by_trainer(tmp_path):

@@ -46,7 +46,6 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> Any:
 
     Parameters that stand in no module of a head (`mask_token` of SimMIM, `logit_scale` of a dual encoder) stay as they
     are, and the adapter's file does not hold them: keep the model they are in, or save the merged one.
-    Checkpointed activations must not be reentrant (transformers' default): the first layers' input has no gradient.
 
     Args:
         model: any of ours; it is changed.
@@ -96,6 +95,31 @@ def peft_as_it_is() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
+
+
+def let_gradients_through(model: nn.Module) -> bool:
+    """Whether it was needed: where a layer learns whose activations are checkpointed, and by reentrant checkpoints: those compute no gradient
+    for a layer whose input has none, as behind frozen embeddings. So the embeddings' output gets one.
+    """
+    if not any(is_reentrant(module) and learns(module) for module in model.modules()):
+        return False
+    outermost(model).enable_input_require_grads()  # of all towers
+    return True
+
+
+def outermost(model: nn.Module) -> PreTrainedModel:
+    """Within peft's model, and others'."""
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+
+
+def is_reentrant(module: nn.Module) -> bool:
+    function = getattr(module, "_gradient_checkpointing_func", None)
+    settings = getattr(function, "keywords", {})
+    return getattr(module, "gradient_checkpointing", False) and settings.get("use_reentrant") is not False
+
+
+def learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def merge(model: Any) -> PreTrainedModel:
