@@ -13,7 +13,6 @@
 # limitations under the License.
 """What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, keys of config.json, tensors."""
 
-import copy
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from transformers.utils import cached_file
 from transformers.utils import logging
 
 from .configuration_checks import near_miss
-from .configuration_checks import pair
 from .configuration_checks import plain
 
 logger = logging.get_logger(__name__)
@@ -63,6 +62,7 @@ SHIPPED_FILES = (
     "modeling_embeddings.py",
     "modeling_geometry.py",
     "modeling_attention.py",
+    "modeling_adapting.py",
     "modeling_stages.py",
     "modeling_heads.py",
     "modeling_mixed_sizes.py",
@@ -172,10 +172,8 @@ def readable(config) -> Iterator[None]:
             why = f"did you mean `{slips[name]}`?" if slips.get(name) else None
             if not is_json(value) and name not in LEFT_TO_TRANSFORMERS and not hasattr(value, "to_diff_dict"):
                 taken.append((part, name, value))
-                try:
+                with suppress(Exception):  # whatever a stranger's object does when it is asked
                     vars(part)[name] = plain(value)
-                except Exception:  # whatever a stranger's object does when it is asked
-                    pass
                 if not is_json(vars(part)[name]):
                     why = f"{type(value).__name__} is no type of JSON: keep it elsewhere."
             if why is not None:
@@ -208,20 +206,6 @@ def save_with_code(config, save: Callable, save_directory: str | os.PathLike, pu
     copy_shipped_files(save_directory, config.name_or_path)
     if push_to_hub:  # transformers alone would push config.json
         config.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
-
-
-def keep_kernel(kwargs: dict):
-    """Take another patch size than the checkpoint's out of `from_pretrained`'s arguments, and return it, or None: the
-    weights load at their own size first. It stands in `patch_size`, or, from Auto classes, in the configuration."""
-    config: Any = kwargs.get("config")
-    if not hasattr(config, "patch_size"):
-        return kwargs.pop("patch_size", None)
-    kernel, patch_size = getattr(config, "patch_kernel_size", None), config.patch_size
-    if kernel is None or pair(kernel) == pair(patch_size):
-        return None
-    kwargs["config"] = copy.deepcopy(config)
-    kwargs["config"].patch_size = list(kernel)
-    return patch_size
 
 
 def check_loading(model, info: dict, ignore_mismatched_sizes: bool):

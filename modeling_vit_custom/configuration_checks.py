@@ -111,7 +111,8 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
             number = "n"  # as in nan
         if "n" not in number:
             fix = f": write {number if '.' in number else number.replace('e', '.0e')}"
-            fix += " without quotes; YAML takes 1e-6 for text, 1.0e-6 for a number" if isinstance(value, str) else ""
+            fix += " without quotes" if isinstance(value, str) else ""
+            fix += "; YAML takes 1e-6 for text, 1.0e-6 for a number" if "e" in number else ""
     return f"`{name}` must be {' or '.join(kinds)}, got {value!r}{fix}."
 
 

@@ -84,7 +84,8 @@ REFUSED = [
 def test_impossible_settings_are_refused_with_the_fix(changes, message):
     with pytest.raises(StrictDataclassError, match=message) as refused:
         tiny(**changes)
-    assert isinstance(refused.value, ValueError) and "\n" not in str(refused.value)
+    assert isinstance(refused.value, ValueError)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("maps", [dict(out_features=["stage3"]), dict(out_indices=[3])], ids=str)
@@ -143,9 +144,9 @@ def test_towers_and_later_assignments_are_judged_in_the_same_sentences():
     with pytest.raises(ValueError, match=r"^`depths` must be a list of integers, got 3: write \[3\]\.$"):
         config.depths = 3
     assert ViTCustomDualEncoderConfig(vision_config=dict(hidden_sizes=(768,))).vision_config.hidden_sizes == [768]
-    with pytest.raises(ValueError, match="^`num_attention_heads` must divide `hidden_sizes`: 5 does not divide 768.$"):
+    with pytest.raises(ValueError, match=r"^`num_attention_heads` must divide .*: 5 does not divide 768\.$"):
         ViTCustomDualEncoderConfig(vision_config=dict(num_attention_heads=(5,)))
-    with pytest.raises(ValueError, match="^`projection_dim` must be an integer, got '16': write 16 without quotes"):
+    with pytest.raises(ValueError, match=r"^`projection_dim` must be an integer, got '16': write 16 without quotes"):
         ViTCustomDualEncoderConfig(projection_dim="16")
 
 
@@ -190,7 +191,8 @@ def test_numbers_paths_and_sets_of_strangers_are_written_as_json_has_them(tmp_pa
     config.label2id = {"cat": np.int64(0)}
     config.run, config.tags, config.mean, config._note = tmp_path, {"b", "a"}, torch.tensor(0.5), np.float32(2)
     config.save_pretrained(tmp_path)
-    assert "without" not in caplog.text and config.run is tmp_path
+    assert "without" not in caplog.text
+    assert config.run is tmp_path
     again = json.loads((tmp_path / "config.json").read_text())
     assert again["label2id"] == {"cat": 0}
     assert (again["run"], again["tags"], again["mean"], again["_note"]) == (str(tmp_path), ["a", "b"], 0.5, 2.0)
@@ -205,7 +207,8 @@ def test_weights_are_saved_whatever_became_impossible_and_an_argument_puts_it_ri
     right = getattr(model.config, name, None)
     setattr(model.config, name, IMPOSSIBLE.get(name, 0.5))
     model.save_pretrained(tmp_path)
-    assert "config.json needs repair" in caplog.text and name in caplog.text
+    assert "config.json needs repair" in caplog.text
+    assert name in caplog.text
     if name in IMPOSSIBLE:
         with pytest.raises(ValueError, match=f"^`{name}`"):
             ViTCustomModel.from_pretrained(tmp_path)
@@ -217,7 +220,8 @@ def test_weights_are_saved_even_where_no_configuration_can_be_written(tmp_path, 
     model = ViTCustomModel(tiny())
     model.config.depths.append("two")
     model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").exists() and "has no config.json" in caplog.text
+    assert (tmp_path / "model.safetensors").exists()
+    assert "has no config.json" in caplog.text
 
 
 def test_what_trainer_sets_on_every_model_is_not_written(tmp_path):
