@@ -13,23 +13,27 @@
 # limitations under the License.
 """What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, keys of config.json, tensors."""
 
-import copy
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 from transformers.utils import logging
 
 from .configuration_checks import near_miss
-from .configuration_checks import pair
+from .configuration_checks import plain
 
 logger = logging.get_logger(__name__)
 
@@ -58,6 +62,7 @@ SHIPPED_FILES = (
     "modeling_embeddings.py",
     "modeling_geometry.py",
     "modeling_attention.py",
+    "modeling_adapting.py",
     "modeling_stages.py",
     "modeling_heads.py",
     "modeling_mixed_sizes.py",
@@ -85,28 +90,37 @@ TRANSFORMERS_KEYS = frozenset(
     tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version trust_remote_code use_bfloat16
     use_cache use_kernels use_return_dict xla_device""".split()
 )
+LEFT_TO_TRANSFORMERS = ("dtype", "torch_dtype", "quantization_config", "distributed_config")  # it writes or omits them
+NOT_OF_THE_DISK = (AttributeError, LookupError, RuntimeError, TypeError, ValueError, StrictDataclassError)
 # Read-only views of a pyramid's lists, and the field that sets each.
 VIEWS = {"hidden_size": "hidden_sizes", "num_hidden_layers": "depths"}
 
 
-def unknown_keys(keys: Iterable[str], config_class: type) -> list[str]:
+def unknown_keys(keys: Iterable[str], config_class: type) -> dict[str, str | None]:
+    """The keys that nobody knows, and the field of `config_class` that each is a slip of, if it is of one."""
+    names = {f.name for f in fields(config_class) if f.name[0] != "_"}
+    known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
+    words = [*names, *VIEWS, "num_labels", "out_features", "out_indices"]
+    near = {key: near_miss(key, words) for key in keys if not key.startswith("_") and key not in known}
+    return {key: VIEWS.get(str(word), word) for key, word in near.items()}
+
+
+def refuse_slips(keys: Iterable[str], config_class: type) -> list[str]:
     """The keys that nobody knows.
 
     Raises:
         ValueError: a key is close to a field of `config_class`, where a setting would be lost in silence.
     """
-    names = {f.name for f in fields(config_class) if f.name[0] != "_"}
-    known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
-    unknown = [key for key in keys if not key.startswith("_") and key not in known]
-    for key in unknown:
-        if near := near_miss(key, [*names, *VIEWS, "num_labels", "out_features", "out_indices"]):
-            raise ValueError(f"Unknown configuration key `{key}`: did you mean `{VIEWS.get(near, near)}`?")
-    return unknown
+    unknown = unknown_keys(keys, config_class)
+    for key, field in unknown.items():
+        if field is not None:
+            raise ValueError(f"Unknown configuration key `{key}`: did you mean `{field}`?")
+    return list(unknown)
 
 
 def warn_of_unknown_keys(keys: Iterable[str], config_class: type):
-    """Say of each unknown key, once, that it stays and does nothing; raise as `unknown_keys` does."""
-    for key in unknown_keys(keys, config_class):
+    """Say of each unknown key, once, that it stays and does nothing; raise as `refuse_slips` does."""
+    for key in refuse_slips(keys, config_class):
         logger.warning_once(
             f"The configuration has a key that neither {config_class.__name__} nor transformers knows, `{key}`: "
             "it is kept and written back, and changes nothing."
@@ -176,30 +190,59 @@ def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):
         logger.warning(f"{folder} lacks files of code; put them there before you share the folder: {'; '.join(lost)}")
 
 
+def is_json(value: Any) -> bool:
+    try:
+        return bool(json.dumps(value, sort_keys=True))
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+@contextmanager
+def readable(config) -> Iterator[None]:
+    """A configuration, and those in it, without the attributes that config.json cannot hold or that loading would
+    refuse: each is named in a warning, and back afterwards."""
+    taken = []
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        values = dict(getattr(part, "__dict__", {}))
+        slips = unknown_keys(values, type(part)) if hasattr(part, "auto_classes") else {}
+        for name, value in values.items():
+            why = f"did you mean `{slips[name]}`?" if slips.get(name) else None
+            if not is_json(value) and name not in LEFT_TO_TRANSFORMERS and not hasattr(value, "to_diff_dict"):
+                taken.append((part, name, value))
+                with suppress(Exception):  # whatever a stranger's object does when it is asked
+                    vars(part)[name] = plain(value)
+                if not is_json(vars(part)[name]):
+                    why = f"{type(value).__name__} is no type of JSON: keep it elsewhere."
+            if why is not None:
+                taken.append((part, name, vars(part).pop(name)))
+                logger.warning(f"config.json is saved without the configuration's attribute `{name}`: {why}")
+    try:
+        yield
+    finally:
+        for part, name, value in reversed(taken):
+            vars(part)[name] = value
+
+
 def save_with_code(config, save: Callable, save_directory: str | os.PathLike, push_to_hub: bool, **kwargs):
-    """Write config.json by `save`, transformers' own, with the full `auto_map`, and every shipped file beside it."""
-    unknown_keys(vars(config), type(config))  # an attribute that was misspelt could not be loaded again
+    """Write config.json by `save`, transformers' own, with the full `auto_map`, and every shipped file beside it.
+
+    Trained weights are often saved right after: what is wrong with a configuration is a warning, never an error.
+    """
     os.makedirs(save_directory, exist_ok=True)
     config.auto_map = dict(config.auto_classes)
     vars(config).pop("use_cache", None)  # Trainer sets it on every model
-    save(save_directory)
+    with readable(config):
+        try:
+            save(save_directory)
+        except NOT_OF_THE_DISK as error:
+            logger.warning(f"config.json needs repair, there or by arguments of `from_pretrained`: {error}")
+            try:
+                Path(save_directory, "config.json").write_text(config.to_json_string(), encoding="utf-8")
+            except NOT_OF_THE_DISK as failure:
+                logger.warning(f"{save_directory} has no config.json, write it by hand: {failure}")
     copy_shipped_files(save_directory, config.name_or_path)
     if push_to_hub:  # transformers alone would push config.json
         config.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
-
-
-def keep_kernel(kwargs: dict):
-    """Take another patch size than the checkpoint's out of `from_pretrained`'s arguments, and return it, or None: the
-    weights load at their own size first. It stands in `patch_size`, or, from Auto classes, in the configuration."""
-    config: Any = kwargs.get("config")
-    if not hasattr(config, "patch_size"):
-        return kwargs.pop("patch_size", None)
-    kernel, patch_size = getattr(config, "patch_kernel_size", None), config.patch_size
-    if kernel is None or pair(kernel) == pair(patch_size):
-        return None
-    kwargs["config"] = copy.deepcopy(config)
-    kwargs["config"].patch_size = list(kernel)
-    return patch_size
 
 
 def check_loading(model, info: dict, ignore_mismatched_sizes: bool):

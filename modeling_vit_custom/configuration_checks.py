@@ -13,12 +13,19 @@
 # limitations under the License.
 """The words and numbers that a configuration may hold, and a sentence for each mistake."""
 
+import math
+import os
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import pairwise
+from types import NoneType
+from types import UnionType
 from typing import Any
 from typing import NamedTuple
+from typing import get_args
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.activations import ACT2FN
 
 from .configuration_heads import head_problems
@@ -62,12 +69,76 @@ WORDS = {
     "problem_type": (None, *PROBLEM_TYPES),
 }
 PAIRS = ("image_size", "patch_size", "patch_stride", "position_grid", "patch_kernel_size")
+KINDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+KINDS |= {list[int]: "a list of integers", list[str]: "a list of words", list[bool]: "a list of true and false"}
+KINDS[tuple[int, int]] = KINDS[list[int]]  # as which it is kept
 POSITIVE = ("num_channels", "mlp_ratio", "intermediate_size", "head_hidden_size", "window_size", "rope_theta")
 
 
 def pair(value: Any) -> tuple[int, int]:
     """A side or (height, width) as (height, width)."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+class ConfigurationError(StrictDataclassError, ValueError):
+    """A setting that cannot be, in one sentence."""
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: lists for tuples and sets, Python's numbers for numpy's and torch's, paths as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {plain(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(entry) for entry in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def wrong_type(name: str, value: Any, hint: Any) -> str:
+    """The sentence for a value of another type than its field's."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = list(dict.fromkeys(KINDS.get(part, getattr(part, "__name__", part)) for part in parts if part != NoneType))
+    fix = ""
+    if kinds[0].startswith("a list of") and not isinstance(value, list | dict | NoneType):
+        fix = f": write [{value!r}]"
+    elif kinds[0] in ("a number", "an integer") and isinstance(value, str | float):
+        try:
+            number = repr(int(value) if float(value).is_integer() else float(value))
+        except (ValueError, OverflowError):
+            number = "n"  # as in nan
+        if "n" not in number:
+            fix = f": write {number if '.' in number else number.replace('e', '.0e')}"
+            fix += " without quotes" if isinstance(value, str) else ""
+            fix += "; YAML takes 1e-6 for text, 1.0e-6 for a number" if "e" in number else ""
+    return f"`{name}` must be {' or '.join(kinds)}, got {value!r}{fix}."
+
+
+def in_sentences(cls: type) -> type:
+    """Decorates a strict dataclass: fields take what `plain` makes of a value, and a mistake is one sentence."""
+    strictly, fields, strict_validate = cls.__setattr__, cls.__dataclass_fields__, cls.validate  # type: ignore
+
+    def set_plainly(self, name: str, value: Any):
+        if name not in fields:
+            return strictly(self, name, value)
+        value = plain(value)
+        try:
+            strictly(self, name, value)
+        except StrictDataclassError:
+            raise ConfigurationError(wrong_type(name.lstrip("_"), value, fields[name].type)) from None
+
+    def validate(self):
+        """Run class validators on the instance."""
+        try:
+            strict_validate(self)
+        except StrictDataclassError as error:
+            raise ConfigurationError(str(error.__cause__)) from None
+
+    validate.__is_defined_by_strict_decorator__ = True  # type: ignore[attr-defined]  # subclasses are strict again
+    cls.__setattr__, cls.validate = set_plainly, validate  # type: ignore
+    return cls
 
 
 def num_edits(word: str, other: str) -> int:
@@ -112,8 +183,8 @@ def problems(config) -> Iterator[str]:
             yield f"`{name}` is a probability, at least 0 and below 1, got {getattr(config, name)}."
     for name in (*POSITIVE, "layer_norm_eps", "layer_scale_init_value", "initializer_range"):
         value = getattr(config, name)
-        if value is not None and not value > 0:  # NaN neither
-            yield f"`{name}` must be positive, got {value}."
+        if value is not None and not 0 < value < math.inf:  # NaN neither
+            yield f"`{name}` must be {'finite' if value > 0 else 'positive'}, got {value}."
     if not isinstance(config.qkv_bias, bool) and len(config.qkv_bias) != 3:
         yield f"`qkv_bias` is true, false, or a list of three for query, key and value, got {config.qkv_bias}."
     yield from stage_problems(config)

@@ -27,9 +27,10 @@ from transformers import PretrainedConfig
 from .checkpoint_files import DUAL_ENCODER_AUTO_MAP
 from .checkpoint_files import refuse_foreign
 from .checkpoint_files import refuse_other_paths
+from .checkpoint_files import refuse_slips
 from .checkpoint_files import save_with_code
-from .checkpoint_files import unknown_keys
 from .checkpoint_files import warn_of_unknown_keys
+from .configuration_checks import in_sentences
 from .configuration_checks import pair  # for transformers, which copies what an entry names
 from .configuration_heads import HeadFields
 from .configuration_stages import StageConfig
@@ -42,6 +43,7 @@ WORDS = {
 }
 
 
+@in_sentences
 @strict
 class ViTCustomDualEncoderConfig(PretrainedConfig):
     r"""An image tower of ours and a text tower of transformers', trained to agree on which caption is whose; by default
@@ -63,7 +65,7 @@ class ViTCustomDualEncoderConfig(PretrainedConfig):
             SigLIP, for batches of tens of thousands.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: settings that cannot be built, with the fix.
+        ConfigurationError: a StrictDataclassError and a ValueError; settings that cannot be built, with the fix.
         ValueError: a key that is close to one of these fields, with its name.
     """
 
@@ -106,7 +108,7 @@ class ViTCustomDualEncoderConfig(PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         refuse_foreign(config_dict, cls)
-        unknown_keys(kwargs, cls)
+        refuse_slips(kwargs, cls)
         return super().from_dict(config_dict, **kwargs)
 
     def validate_output_attentions(self):

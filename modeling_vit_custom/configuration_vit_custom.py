@@ -24,9 +24,10 @@ from transformers.backbone_utils import BackboneConfigMixin
 from .checkpoint_files import AUTO_MAP
 from .checkpoint_files import refuse_foreign
 from .checkpoint_files import refuse_other_paths
+from .checkpoint_files import refuse_slips
 from .checkpoint_files import save_with_code
-from .checkpoint_files import unknown_keys
 from .checkpoint_files import warn_of_unknown_keys
+from .configuration_checks import in_sentences
 from .configuration_checks import pair
 from .configuration_checks import problems
 from .configuration_heads import HeadFields
@@ -36,6 +37,7 @@ from .configuration_stages import grid_at
 from .configuration_stages import make_stages
 
 
+@in_sentences
 @strict
 class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
     r"""A Vision Transformer as data; by default ViT-B/16 at 224 pixels ("An Image is Worth 16x16 Words", table 1).
@@ -97,7 +99,7 @@ class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
         out_features (`list[str]`), out_indices (`list[int]`): feature maps of a backbone, of `stage_names`; the last.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: settings that cannot be built, with the fix.
+        ConfigurationError: a StrictDataclassError and a ValueError; settings that cannot be built, with the fix.
         ValueError: a key that is close to one of these fields, with its name.
     """
 
@@ -170,9 +172,11 @@ class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
         refuse_foreign(config_dict, cls)
-        unknown_keys(kwargs, cls)
+        refuse_slips(kwargs, cls)
         if kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or ())):  # the old names are void
             config_dict = {key: config_dict[key] for key in config_dict if key not in ("id2label", "label2id")}
+        # At once, not one by one: settings are judged together, and what is wrong in a file can be put right.
+        config_dict = config_dict | {key: kwargs[key] for key in kwargs if key in cls.__dataclass_fields__}
         return super().from_dict(config_dict, **kwargs)
 
     @property

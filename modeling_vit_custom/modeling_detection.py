@@ -33,6 +33,7 @@ from .configuration_checks import pair
 from .configuration_heads import HeadFields
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_adapting import adapt
 from .modeling_attention import ViTCustomAttention
 from .modeling_detection_decoder import ViTCustomDetectionDecoder
 from .modeling_detection_loss import check_sizes

@@ -166,15 +166,6 @@ class ViTCustomEmbeddings(nn.Module):
             raise ValueError("Only learned positions can be resized: the others are computed for each call's grid.")
         self.position_embeddings = redraw_positions(self.position_embeddings, self.config, grid)
 
-    def resize_patches(self, size: tuple[int, int]):
-        """Resample the kernel to patches of `size` pixels for good; patches that did not overlap still do not."""
-        if size == self.patch_embeddings.kernel_size:
-            return
-        self.patch_embeddings.weight = nn.Parameter(resample_kernel(self.patch_embeddings.weight.detach(), size))
-        self.patch_embeddings.kernel_size = size
-        self.patch_embeddings.stride = pair(self.config.patch_stride or size)
-        self.config.patch_size, self.config.patch_kernel_size = list(size), list(size)
-
     def forward(
         self, pixel_values: torch.Tensor, masking: Masking = NOTHING_MASKED
     ) -> tuple[torch.Tensor, tuple[int, int]]:

@@ -35,6 +35,7 @@ from .configuration_stages import DecoderSettings
 from .configuration_stages import grid_at
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_adapting import adapt
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import Masking
 from .modeling_embeddings import sincos_positions
@@ -56,12 +57,7 @@ class ViTCustomPixelModel(ViTCustomPreTrainedModel):
     """What both share."""
 
     accepts_loss_kwargs = False  # Trainer counts labels, and there are none
-
-    def resize_patch_embeddings(self, new_patch_size: int | tuple[int, int]):
-        raise ValueError(
-            f"This model draws patches of {self.config.patch_size} pixels, so they keep their size: load its encoder "
-            "with another `patch_size` (ViTCustomModel), save that, and load this model from there."
-        )
+    keeps_sizes = ("patch_size", "num_channels")  # the head's outputs are pixels of these patches
 
 
 class ViTCustomForMaskedImageModeling(ViTCustomPixelModel):

@@ -32,6 +32,7 @@ from .configuration_heads import HeadFields
 from .configuration_stages import DecoderSettings
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_adapting import adapt
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import ViTCustomEmbeddings
 from .modeling_geometry import Geometry

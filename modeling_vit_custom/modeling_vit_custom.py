@@ -16,7 +16,6 @@
 B batch, C channels, H W pixels, h w grid, P prefix tokens, N tokens, D width, L labels.
 """
 
-import copy
 from typing import Any
 from typing import Unpack
 
@@ -31,11 +30,12 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .checkpoint_files import check_loading
-from .checkpoint_files import keep_kernel
 from .configuration_checks import pair
 from .configuration_heads import HeadFields  # for transformers, which copies what an entry names
 from .configuration_stages import grid_at
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_adapting import adapt
+from .modeling_adapting import keep_sizes
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import NOTHING_MASKED
 from .modeling_embeddings import Masking
@@ -99,16 +99,16 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
         """As transformers', except that no backbone tensor is ever initialised anew: a checkpoint that does not hold
         exactly these, in these shapes, raises RuntimeError. A head may be new; transformers' report names it.
 
-        Another `patch_size` than the checkpoint's resamples the patch embedding's kernel (FlexiViT).
+        Other sizes than the checkpoint's adapt its tensors, in a line of the log: `patch_size` resamples the patch
+        embedding's kernel (FlexiViT), `num_channels` sums or repeats it (timm), `window_size` resamples Swin's tables.
         """
         kwargs.update(ignore_mismatched_sizes=True, output_loading_info=True)
-        patch_size = keep_kernel(kwargs)
+        sizes = keep_sizes(pretrained_model_name_or_path, kwargs)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model, info = loaded
         if pretrained_model_name_or_path is not None:
             check_loading(model, info, ignore_mismatched_sizes)
-        if patch_size is not None:
-            model.resize_patch_embeddings(patch_size)
+        adapt(model, sizes)
         return (model, info) if output_loading_info else model
 
     def resize_position_embeddings(self, new_num_position_embeddings: int | tuple[int, int]):
@@ -122,10 +122,7 @@ class ViTCustomPreTrainedModel(PreTrainedModel):
 
     def resize_patch_embeddings(self, new_patch_size: int | tuple[int, int]):
         """Resample the patch embedding to patches of another size in pixels, (height, width) or a side, for good."""
-        wanted = copy.deepcopy(self.config)
-        wanted.patch_size = new_patch_size  # checked by its type here, and by what can be built below
-        wanted.validate_architecture()
-        self.base_model.embeddings.resize_patches(pair(new_patch_size))  # type: ignore[operator, union-attr]
+        adapt(self, {"patch_size": new_patch_size})
 
 
 class ViTCustomModel(ViTCustomPreTrainedModel):

@@ -1,12 +1,20 @@
 """Impossible settings are refused with a sentence that names the fix; what is possible survives a round trip."""
 
+import json
+import threading
+
+import numpy as np
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom import ViTCustomDualEncoderConfig
+from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.configuration_checks import near_miss
 from tests.support import VARIANTS
+from tests.support import fill
 from tests.support import tiny
 
 TWO = dict(depths=[1, 1], num_attention_heads=[4, 4])
@@ -59,15 +67,25 @@ REFUSED = [
     (dict(initializer_range=0), "`initializer_range` must be positive"),
     (dict(mlp_ratio=0.01), "leaves no width for the feed-forward"),
     (dict(hidden_sizes=[32] * 2, depths=[1] * 2, num_attention_heads=[4] * 2, intermediate_size=8), "of one stage"),
-    (dict(depths=2), "Field 'depths' expected a list"),
-    (dict(qkv_bias="yes"), "Field 'qkv_bias'"),
+    (dict(mlp_ratio=float("inf")), "`mlp_ratio` must be finite"),
+    (dict(depths=2), r"^`depths` must be a list of integers, got 2: write \[2\]\.$"),
+    (dict(hidden_sizes=64.0), r"^`hidden_sizes` must be a list of integers, got 64.0: write \[64.0\]\.$"),
+    (dict(prefix_tokens="cls"), r"^`prefix_tokens` must be a list of words, got 'cls': write \['cls'\]\.$"),
+    (dict(qkv_bias="yes"), "^`qkv_bias` must be true or false or a list of true and false, got 'yes'.$"),
+    (dict(layer_norm_eps="1e-06"), "^`layer_norm_eps` must be a number.*, got '1e-06': write 1.0e-06 without quotes"),
+    (dict(image_size="32"), "^`image_size` must be an integer or a list of integers, got '32': write 32 without"),
+    (dict(num_channels=3.0), "^`num_channels` must be an integer, got 3.0: write 3.$"),
+    (dict(num_queries="nan"), "^`num_queries` must be an integer, got 'nan'.$"),
+    (dict(hidden_act=None), "^`hidden_act` must be a word, got None.$"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED, ids=lambda value: str(value)[:60])
 def test_impossible_settings_are_refused_with_the_fix(changes, message):
-    with pytest.raises(StrictDataclassError, match=message):
+    with pytest.raises(StrictDataclassError, match=message) as refused:
         tiny(**changes)
+    assert isinstance(refused.value, ValueError)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("maps", [dict(out_features=["stage3"]), dict(out_indices=[3])], ids=str)
@@ -92,9 +110,44 @@ def test_a_configuration_survives_its_round_trip(name, tmp_path):
 
 
 def test_constructor_values_are_kept_as_given():
-    config = tiny(image_size=[32, 40], patch_size=(8, 4))
-    assert (config.image_size, config.patch_size, config.position_grid) == ([32, 40], (8, 4), None)
-    assert tiny(image_size=32).image_size == 32
+    config = tiny(image_size=[32, 40], patch_size=8)
+    assert (config.image_size, config.patch_size, config.position_grid) == ([32, 40], 8, None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(hidden_sizes=(32,), depths=(2,), num_attention_heads=(4,)),
+        dict(prefix_tokens=(), pooling="mean"),
+        dict(image_size=(32, 40), patch_size=torch.Size([8, 8]), qkv_bias=(True, False, True)),
+        dict(out_indices=(0, 2)),
+        dict(out_features=("stem", "stage1")),
+        dict(hidden_sizes=np.array([32]), depths=range(2, 3), layer_norm_eps=np.float64(1e-5)),
+        dict(image_size=np.int64(32), drop_path_rate=torch.tensor(0.5)),
+    ],
+    ids=lambda value: ",".join(value),
+)
+def test_what_stands_for_a_list_or_a_number_is_one(settings, tmp_path):
+    given, later = tiny(**settings), tiny()
+    for name in settings:
+        setattr(later, name, settings[name])
+    given.save_pretrained(tmp_path)
+    again = ViTCustomConfig.from_pretrained(tmp_path)
+    for name in settings:
+        value = getattr(again, name)
+        assert type(value) is type(getattr(given, name)) is type(getattr(later, name)) in (int, float, list, str)
+        assert value == getattr(given, name) == getattr(later, name)
+
+
+def test_towers_and_later_assignments_are_judged_in_the_same_sentences():
+    config = tiny()
+    with pytest.raises(ValueError, match=r"^`depths` must be a list of integers, got 3: write \[3\]\.$"):
+        config.depths = 3
+    assert ViTCustomDualEncoderConfig(vision_config=dict(hidden_sizes=(768,))).vision_config.hidden_sizes == [768]
+    with pytest.raises(ValueError, match=r"^`num_attention_heads` must divide .*: 5 does not divide 768\.$"):
+        ViTCustomDualEncoderConfig(vision_config=dict(num_attention_heads=(5,)))
+    with pytest.raises(ValueError, match=r"^`projection_dim` must be an integer, got '16': write 16 without quotes"):
+        ViTCustomDualEncoderConfig(projection_dim="16")
 
 
 def test_the_views_of_a_pyramid():
@@ -110,12 +163,65 @@ def test_a_view_cannot_be_set_and_says_what_can(view, field):
         tiny(**{view: 8})
 
 
-def test_a_misspelt_attribute_is_refused_before_it_is_saved(tmp_path):
+STRAYS = dict(
+    num_label=3,
+    image_siz=5,
+    lock=threading.Lock(),
+    device=torch.device("cpu"),
+    cast=torch.float16,
+    mixed={1: 2, "a": 3},
+    unread=torch.empty(2, device="meta"),
+)
+
+
+@pytest.mark.parametrize("name", STRAYS)
+def test_an_attribute_that_could_not_be_read_again_is_left_out_of_the_file_and_named(name, tmp_path, caplog):
+    model = fill(ViTCustomForImageClassification(tiny()))
+    setattr(model.config, name, STRAYS[name])
+    model.save_pretrained(tmp_path)
+    assert f"without the configuration's attribute `{name}`: " in caplog.text
+    assert getattr(model.config, name) is STRAYS[name]
+    again = ViTCustomForImageClassification.from_pretrained(tmp_path)
+    assert not hasattr(again.config, name)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_numbers_paths_and_sets_of_strangers_are_written_as_json_has_them(tmp_path, caplog):
     config = tiny()
-    config.image_siz = 5
-    with pytest.raises(ValueError, match="`image_siz`: did you mean `image_size`"):
-        config.save_pretrained(tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    config.label2id = {"cat": np.int64(0)}
+    config.run, config.tags, config.mean, config._note = tmp_path, {"b", "a"}, torch.tensor(0.5), np.float32(2)
+    config.save_pretrained(tmp_path)
+    assert "without" not in caplog.text
+    assert config.run is tmp_path
+    again = json.loads((tmp_path / "config.json").read_text())
+    assert again["label2id"] == {"cat": 0}
+    assert (again["run"], again["tags"], again["mean"], again["_note"]) == (str(tmp_path), ["a", "b"], 0.5, 2.0)
+
+
+IMPOSSIBLE = dict(drop_path_rate=1.5, problem_type="classes", pooling="max", hidden_act="gellu", initializer_range=0.0)
+
+
+@pytest.mark.parametrize("name", [*IMPOSSIBLE, "temperature"])
+def test_weights_are_saved_whatever_became_impossible_and_an_argument_puts_it_right(name, tmp_path, caplog):
+    model = fill(ViTCustomModel(tiny()))
+    right = getattr(model.config, name, None)
+    setattr(model.config, name, IMPOSSIBLE.get(name, 0.5))
+    model.save_pretrained(tmp_path)
+    assert "config.json needs repair" in caplog.text
+    assert name in caplog.text
+    if name in IMPOSSIBLE:
+        with pytest.raises(ValueError, match=f"^`{name}`"):
+            ViTCustomModel.from_pretrained(tmp_path)
+    again = ViTCustomModel.from_pretrained(tmp_path, **{name: right} if name in IMPOSSIBLE else {})
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_are_saved_even_where_no_configuration_can_be_written(tmp_path, caplog):
+    model = ViTCustomModel(tiny())
+    model.config.depths.append("two")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    assert "has no config.json" in caplog.text
 
 
 def test_what_trainer_sets_on_every_model_is_not_written(tmp_path):

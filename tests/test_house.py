@@ -29,6 +29,7 @@ FLOW = {
     "modeling_embeddings": {"configuration_checks"},
     "modeling_geometry": {"configuration_checks"},
     "modeling_attention": {"modeling_geometry"},
+    "modeling_adapting": {"configuration_checks", "modeling_attention", "modeling_embeddings"},
     "modeling_stages": {"modeling_attention", "modeling_embeddings", "modeling_geometry"},
     "modeling_heads": {"configuration_checks"},
     "modeling_mixed_sizes": set(),
