@@ -36,6 +36,7 @@ from .configuration_dual_encoder import ViTCustomDualEncoderConfig
 from .configuration_heads import HeadFields
 from .configuration_stages import StageConfig
 from .configuration_vit_custom import ViTCustomConfig
+from .modeling_arguments import may_look
 from .modeling_attention import ViTCustomAttention
 from .modeling_contrastive import CappedScale
 from .modeling_contrastive import as_features
