@@ -59,6 +59,7 @@ SHIPPED_FILES = (
     "configuration_stages.py",
     "configuration_vit_custom.py",
     "configuration_dual_encoder.py",
+    "modeling_arguments.py",
     "modeling_embeddings.py",
     "modeling_geometry.py",
     "modeling_attention.py",

@@ -28,6 +28,7 @@ from transformers.utils import logging
 from .configuration_checks import pair
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import resample_kernel
+from .modeling_embeddings import reshape_parameter
 
 logger = logging.get_logger(__name__)
 
@@ -159,7 +160,7 @@ def adapt(model: Any, sizes: dict[str, Any]):
     if {"patch_size", "num_channels"} & {*changed}:
         kernel = change_channels(stem.weight.detach(), wanted.num_channels)
         kernel = kernel if kernel.shape[2:] == size else resample_kernel(kernel, size)
-        stem.weight = nn.Parameter(kernel, stem.weight.requires_grad)
+        reshape_parameter(stem, "weight", kernel)
         stem.in_channels, stem.kernel_size = wanted.num_channels, size
         stem.stride = pair(wanted.patch_stride or size)  # patches that did not overlap still do not
         wanted.patch_size, wanted.patch_kernel_size = list(size), list(size)
@@ -169,7 +170,7 @@ def adapt(model: Any, sizes: dict[str, Any]):
             if isinstance(module, ViTCustomAttention):
                 old: Any = module.relative_position_bias_table
                 table = resample_table(old.detach(), wanted.window_size, config.window_clamp == "per_axis")
-                module.relative_position_bias_table = nn.Parameter(table, old.requires_grad)
+                reshape_parameter(module, "relative_position_bias_table", table)
     for name in changed:
         logger.warning(f"`{name}` {getattr(config, name)} -> {getattr(wanted, name)}: {ADAPTED[name]}.")
         setattr(config, name, getattr(wanted, name))

@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .modeling_geometry import Geometry
 from .modeling_geometry import check_back_end
+from .modeling_geometry import make_geometries
 from .modeling_geometry import rotate
 
 
@@ -54,10 +55,10 @@ class ViTCustomAttention(nn.Module):
 
     is_causal = False
 
-    def __init__(self, config, stage):
+    def __init__(self, config, stage, layer: int = 0):
         super().__init__()
-        self.config = config
-        self.head_dim = stage.hidden_size // stage.num_attention_heads
+        self.config, self.stage, self.layer = config, stage, layer
+        self.num_heads, self.head_dim = stage.num_attention_heads, stage.hidden_size // stage.num_attention_heads
         self.scaling = self.head_dim**-0.5
         query_bias, key_bias, value_bias = config.qkv_biases
         self.q_proj = nn.Linear(stage.hidden_size, stage.hidden_size, bias=query_bias)
@@ -85,19 +86,25 @@ class ViTCustomAttention(nn.Module):
         return (bias + geometry.mask).repeat(batch, 1, 1, 1)
 
     def forward(
-        self, hidden_states: torch.Tensor, geometry: Geometry, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, D) -> (B, N, D), (B, K, N, N): the second is None where the back-end does not form it.
+        self, hidden_states: torch.Tensor, geometry: Geometry | None = None, **kwargs
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(B, N, D), or (B, h, w, D) for windows -> (B, N, D), and (B, K, N, N) where attentions are asked for.
 
         Within windows the second is (B * G, K, M, M): image by image, windows row by row, tokens of each row by row,
         after shift and padding. When attentions are asked for, this layer computes them eagerly: the other back-ends
-        never hold them.
+        never hold them. Opacus calls a module with parameters of its own again, by its one tensor, for each image.
         """
         batch = hidden_states.shape[0]
+        if hidden_states.ndim == 4:
+            rows, columns = hidden_states.shape[1:3]
+            if geometry is None:
+                geometry = make_geometries(self.config, self.stage, (rows, columns), hidden_states)[self.layer % 2]
+            hidden_states = hidden_states.flatten(1, 2)
+        geometry = geometry or Geometry()
         if geometry.windows is not None:
             hidden_states = geometry.windows.split(hidden_states)
         query, key, value = (
-            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            projection(hidden_states).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, K, N, D / K)
         if self.q_norm is not None:
@@ -105,7 +112,8 @@ class ViTCustomAttention(nn.Module):
         if geometry.rotary is not None:
             query, key = rotate(query, geometry.rotary), rotate(key, geometry.rotary)
         attend: Callable = eager_attention_forward
-        if not kwargs.get("output_attentions", self.config.output_attentions):
+        with_attentions = kwargs.get("output_attentions", self.config.output_attentions)
+        if not with_attentions:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         bias = self.bias(geometry, query, batch)
@@ -115,4 +123,5 @@ class ViTCustomAttention(nn.Module):
         context = context.flatten(2)
         if geometry.windows is not None:
             context = geometry.windows.join(context, batch)
-        return self.o_proj(context), probabilities
+        output = self.o_proj(context)
+        return (output, probabilities) if with_attentions else output

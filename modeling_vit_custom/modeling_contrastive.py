@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_dual_encoder import MAX_LOGIT_SCALE
+from .modeling_arguments import may_look
 
 
 def num_text_positions(text_model: PreTrainedModel) -> int | None:
@@ -49,7 +50,7 @@ def check_captions(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_po
             f"`attention_mask` must be as `input_ids`, {tuple(input_ids.shape)}, got {tuple(attention_mask.shape)}: "
             "take both from one call of the tokenizer."
         )
-    if input_ids.device.type != "cpu" or torch.compiler.is_compiling() or not input_ids.numel():
+    if not may_look(input_ids) or not input_ids.numel():
         return
     for token in (int(input_ids.max()), int(input_ids.min())):
         if not 0 <= token < vocab_size:

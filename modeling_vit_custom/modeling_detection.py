@@ -34,6 +34,7 @@ from .configuration_heads import HeadFields
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
+from .modeling_arguments import may_look
 from .modeling_attention import ViTCustomAttention
 from .modeling_detection_decoder import ViTCustomDetectionDecoder
 from .modeling_detection_loss import check_sizes
@@ -155,10 +156,11 @@ class ViTCustomForObjectDetection(ViTCustomPreTrainedModel):
                 "Hidden states and attentions of images of several sizes are no single tensors: ask for them with one "
                 "size at a time, or not at all."
             )
-        states = in_batch_order([(at, found) for at, found, _ in parts]).transpose(0, 1)  # (n, B, Q, D)
+        states = in_batch_order([(at, found) for at, found, _ in parts])  # (B, n, Q, D)
         if labels is None or not self.config.auxiliary_loss:  # CODEPATH: training sets it for DETR
-            states = states[-1:]
-        logits, pred_boxes = self.class_labels_classifier(states), self.bbox_predictor(states).sigmoid()
+            states = states[:, -1:]
+        logits = self.class_labels_classifier(states).transpose(0, 1)  # (n, B, Q, L + 1)
+        pred_boxes = self.bbox_predictor(states).sigmoid().transpose(0, 1)
         loss = loss_dict = None
         if labels is not None:
             loss, loss_dict = self.loss_function(logits, pred_boxes, labels, self.config, num_items_in_batch)
@@ -171,7 +173,7 @@ class ViTCustomForObjectDetection(ViTCustomPreTrainedModel):
             logits=logits[-1],
             pred_boxes=pred_boxes[-1],
             auxiliary_outputs=[dict(zip(("logits", "pred_boxes"), layer, strict=True)) for layer in earlier] or None,
-            last_hidden_state=states[-1],
+            last_hidden_state=states[:, -1],
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -37,6 +37,7 @@ from .configuration_heads import HeadFields
 from .configuration_stages import StageConfig
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
+from .modeling_arguments import may_look
 from .modeling_attention import ViTCustomAttention
 from .modeling_contrastive import CappedScale
 from .modeling_contrastive import as_features

@@ -91,11 +91,20 @@ def draw_positions(table: torch.Tensor, config, grid: tuple[int, int]) -> torch.
     return torch.cat((prefix, none, patches), dim=1)
 
 
-def redraw_positions(table: torch.Tensor, config, grid: tuple[int, int]) -> nn.Parameter:
-    """(n, P' + h' * w', D) -> (n, P' + h * w, D): the same for good, as a parameter of its own."""
+def redraw_positions(table: torch.Tensor, config, grid: tuple[int, int]) -> torch.Tensor:
+    """(n, P' + h' * w', D) -> (n, P' + h * w, D): the same for good, as values of a parameter."""
     parts = config.num_positioned_prefix_tokens, len(config.prefix_tokens)
     prefix, _, patches = draw_positions(table.detach(), config, grid).tensor_split(parts, dim=1)
-    return nn.Parameter(torch.cat((prefix, patches), dim=1))
+    return torch.cat((prefix, patches), dim=1)
+
+
+def reshape_parameter(module: nn.Module, name: str, values: torch.Tensor):
+    """(...) -> nothing: give a parameter values of another shape. It stays the same object: frozen if it was, and known
+    to optimizers that were made before."""
+    parameter = module.get_parameter(name)
+    if parameter.is_meta and hasattr(module, "_hf_hook"):
+        raise ValueError(f"`{name}` is offloaded, so it cannot be resized: resize first, then offload the model.")
+    parameter.data, parameter.grad = values, None
 
 
 class Masking(NamedTuple):
@@ -152,11 +161,11 @@ class ViTCustomEmbeddings(nn.Module):
             self.position_embeddings = nn.Parameter(torch.empty(1, num_positions, width))
         self.dropout = nn.Dropout(config.embeddings_dropout_prob)
 
-    def positions(self, grid: tuple[int, int]) -> torch.Tensor:
+    def positions(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor:
         """() -> (1, P + h * w, D): a position for each token at any grid; prefix tokens without one get zero."""
         config = self.config
         if config.position_embedding == "sincos":  # CODEPATH: big_vision's S/16; its formula holds for every grid
-            table = sincos_positions(*grid, config.hidden_sizes[0], self.patch_embeddings.weight.device)
+            table = sincos_positions(*grid, config.hidden_sizes[0], device)
             return nn.functional.pad(table, (0, 0, len(config.prefix_tokens), 0))
         return draw_positions(self.position_embeddings, config, grid)
 
@@ -164,18 +173,12 @@ class ViTCustomEmbeddings(nn.Module):
         """Draw the learned positions on `grid` for good."""
         if self.position_embeddings is None:
             raise ValueError("Only learned positions can be resized: the others are computed for each call's grid.")
-        self.position_embeddings = redraw_positions(self.position_embeddings, self.config, grid)
+        table = redraw_positions(self.position_embeddings, self.config, grid)
+        reshape_parameter(self, "position_embeddings", table)
 
-    def forward(
-        self, pixel_values: torch.Tensor, masking: Masking = NOTHING_MASKED
-    ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """(B, C, H, W) -> (B, P + h * w, D), (h, w). Pixels beyond the last whole patch are not seen."""
+    def forward(self, pixel_values: torch.Tensor, masking: Masking = NOTHING_MASKED) -> torch.Tensor:
+        """(B, C, H, W) -> (B, P + h * w, D). Pixels beyond the last whole patch are not seen."""
         config = self.config
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
-            raise ValueError(
-                f"`pixel_values` must be (batch, num_channels, height, width) with num_channels={config.num_channels}, "
-                f"got {tuple(pixel_values.shape)}: convert the images, or set `num_channels` in the configuration."
-            )
         height, width = pixel_values.shape[2:]
         patch_height, patch_width = pair(config.patch_size)
         if height < patch_height or width < patch_width:
@@ -193,8 +196,8 @@ class ViTCustomEmbeddings(nn.Module):
             prefix_tokens = self.prefix_tokens.expand(hidden_states.shape[0], -1, -1)
             hidden_states = torch.cat((prefix_tokens.to(hidden_states.dtype), hidden_states), dim=1)
         if config.position_embedding in ("learned", "sincos"):  # CODEPATH: Swin's and DINOv3's are in their attention
-            hidden_states = hidden_states + self.positions(grid).to(hidden_states.dtype)
+            hidden_states = hidden_states + self.positions(grid, hidden_states.device).to(hidden_states.dtype)
         hidden_states = self.dropout(masking.select(hidden_states, len(config.prefix_tokens)))
         if config.embeddings_norm == "tokens":  # CODEPATH: CLIP's image tower, and timm's ViTs with `pre_norm`
             hidden_states = self.norm(hidden_states)
-        return hidden_states, grid
+        return hidden_states

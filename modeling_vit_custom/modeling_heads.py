@@ -24,6 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .configuration_checks import PROBLEM_TYPES
+from .modeling_arguments import may_look
 
 
 def pool_cls(hidden_states: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
@@ -108,7 +109,7 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str):
             f"`problem_type='{problem_type}'` takes labels of the logits' shape {tuple(logits.shape)}, got "
             f"{tuple(labels.shape)}: set `num_labels` to the labels' width, or declare another `problem_type`."
         )
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+    if not may_look(labels):
         return
     if single:
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]

@@ -36,6 +36,7 @@ from .configuration_stages import grid_at
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
+from .modeling_arguments import may_look
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import Masking
 from .modeling_embeddings import sincos_positions
@@ -154,16 +155,15 @@ class ViTCustomPixelDecoder(nn.Module):
         """(B, P + n, D), (B, h * w) -> (B, h * w, p * p * C): `places` tell where each patch stands among the shuffled
         ones, the visible first."""
         prefix, patches = self.embed(hidden_states).tensor_split((self.num_prefix_tokens,), dim=1)
-        mask_tokens = self.mask_token.to(patches.dtype).expand(patches.shape[0], places.shape[1] - patches.shape[1], -1)
+        mask_tokens = self.mask_token.to(patches).expand(patches.shape[0], places.shape[1] - patches.shape[1], -1)
+        places = places[:, :, None].expand(-1, -1, patches.shape[2])
         # Not by take_along_dim, whose export has one batch size.
-        patches = torch.cat((patches, mask_tokens), dim=1).gather(
-            1, places[:, :, None].expand(-1, -1, patches.shape[2])
-        )
+        patches = torch.cat((patches, mask_tokens), dim=1).gather(1, places)
         positions = sincos_positions(*grid, patches.shape[2], patches.device, like_mae=True)
         patches = patches + positions.to(patches.dtype)
         hidden_states = torch.cat((prefix, patches), dim=1)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, Geometry())
+            hidden_states = layer(hidden_states, geometry=Geometry())
         return self.prediction(self.norm(hidden_states)[:, self.num_prefix_tokens :])
 
 
@@ -225,7 +225,7 @@ class ViTCustomForPreTraining(ViTCustomPixelModel):
         ids_restore: Any = order.argsort(dim=1)
         masking = Masking(visible=order[:, :visible])
         outputs = self.vit(pixel_values, masking=masking, return_dict=True, **kwargs)
-        logits = self.pixel_decoder(self.vit.pooled_norm(outputs.last_hidden_state), ids_restore, grid)
+        logits = self.pixel_decoder(self.vit.pooled_norm(outputs.last_hidden_state), ids_restore, grid=grid)
         mask: Any = (ids_restore >= visible).float()
         exact = torch.promote_types(logits.dtype, torch.float32)
         target = patchify(pixel_values.to(exact), pair(self.config.patch_size))

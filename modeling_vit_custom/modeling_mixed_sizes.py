@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from .modeling_arguments import may_look
+
 
 def same_size_parts(
     pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None
@@ -66,10 +68,11 @@ def in_batch_order(parts: list[tuple[torch.Tensor | None, torch.Tensor]]) -> tor
 
 
 def refuse_mixed_sizes(kwargs: Any):
-    """Raise where a batch is padded for a model that computes whole images only; take the mask out of `kwargs`."""
-    pixel_mask = kwargs.pop("pixel_mask", None)
-    if pixel_mask is not None and not pixel_mask.all():
-        raise ValueError(
-            "This model takes no padded images: `pixel_mask` is for detection and segmentation. Resize the images of a "
-            "batch to one size, or pass them one size at a time."
-        )
+    """Raise where a batch is padded for a model that computes whole images only; take the masks out of `kwargs`."""
+    for name in ("pixel_mask", "attention_mask"):
+        mask = kwargs.pop(name, None)
+        if mask is not None and may_look(mask, stall=True) and not mask.all():
+            raise ValueError(
+                f"This model takes no padded images, and `{name}` has zeros: `pixel_mask` is for detection and "
+                "segmentation. Resize the images of a batch to one size, or pass them one size at a time."
+            )

@@ -23,6 +23,7 @@ from torch import nn
 
 from .configuration_checks import pair
 from .configuration_stages import grid_at
+from .modeling_arguments import may_look
 
 
 def total_stride(config) -> tuple[int, int]:
@@ -76,7 +77,7 @@ def check_hidden(bool_masked_pos: torch.Tensor, pixels: torch.Tensor):
 
     Values are looked at on CPU only: elsewhere it would stall the device, and a loss over no pixel is NaN.
     """
-    if pixels.device.type != "cpu" or torch.compiler.is_compiling():
+    if not may_look(pixels):
         return
     if not pixels.any():
         raise ValueError(

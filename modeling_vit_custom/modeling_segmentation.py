@@ -33,6 +33,7 @@ from .configuration_stages import DecoderSettings
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
+from .modeling_arguments import may_look
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import ViTCustomEmbeddings
 from .modeling_geometry import Geometry
@@ -79,7 +80,7 @@ class ViTCustomMaskTransformer(nn.Module):
         classes = self.class_embeddings.expand(patches.shape[0], -1, -1).to(patches.dtype)
         hidden_states = torch.cat((patches, classes), dim=1)  # (B, h * w + L, D')
         for layer in self.layers:
-            hidden_states = layer(hidden_states, Geometry())
+            hidden_states = layer(hidden_states, geometry=Geometry())
         patches, classes = self.norm(hidden_states).tensor_split((-self.num_labels,), dim=1)
         patches = nn.functional.normalize(self.patch_projection(patches), dim=-1)
         classes = nn.functional.normalize(self.class_projection(classes), dim=-1)
@@ -118,7 +119,7 @@ def check_pixel_labels(
             f"Some `labels` where `pixel_mask` is 0 are classes: pad the labels with {ignore_index} "
             "(`semantic_loss_ignore_index`), as the images with 0."
         )
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+    if not may_look(labels):
         return
     wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_labels))]
     if len(wrong):

@@ -26,6 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import draw_positions
 from .modeling_embeddings import redraw_positions
+from .modeling_embeddings import reshape_parameter
 from .modeling_geometry import Geometry
 from .modeling_geometry import make_geometries
 
@@ -62,10 +63,12 @@ class ViTCustomBranchEnd(nn.Module):
         self.drop_path_rate = stage.drop_path_rates[layer]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D): LayerScale alone, as Opacus repeats this call, and could not repeat random draws."""
+        return hidden_states if self.scale is None else hidden_states * self.scale
+
+    def end(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)"""
-        hidden_states = self.dropout(hidden_states)
-        if self.scale is not None:
-            hidden_states = hidden_states * self.scale
+        hidden_states = self(self.dropout(hidden_states))
         if self.training and self.drop_path_rate > 0:
             keep = 1 - self.drop_path_rate
             kept = hidden_states.new_empty(hidden_states.shape[0], 1, 1).bernoulli_(keep)
@@ -80,22 +83,27 @@ class ViTCustomLayer(GradientCheckpointingLayer):
         super().__init__()
         self.norm_placement = config.norm_placement
         self.norm1 = nn.LayerNorm(stage.hidden_size, eps=config.layer_norm_eps)
-        self.attention = ViTCustomAttention(config, stage)
+        self.attention = ViTCustomAttention(config, stage, layer)
         self.branch1 = ViTCustomBranchEnd(config, stage, layer)
         self.norm2 = nn.LayerNorm(stage.hidden_size, eps=config.layer_norm_eps)
         self.mlp = ViTCustomMLP(config, stage)
         self.branch2 = ViTCustomBranchEnd(config, stage, layer)
 
+    def attend(self, hidden_states: torch.Tensor, geometry: Geometry, **kwargs) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        if geometry.windows is not None:
+            hidden_states = hidden_states.unflatten(1, geometry.windows.grid)  # (B, h, w, D)
+        attended = self.attention(hidden_states, geometry=geometry, **kwargs)
+        return attended[0] if isinstance(attended, tuple) else attended
+
     def forward(self, hidden_states: torch.Tensor, geometry: Geometry, **kwargs) -> torch.Tensor:
         """(B, N, D) -> (B, N, D)"""
         if self.norm_placement == "post":  # CODEPATH: the tutorial's encoder, as in the 2017 Transformer
-            hidden_states = self.norm1(
-                hidden_states + self.branch1(self.attention(hidden_states, geometry, **kwargs)[0])
-            )
-            return self.norm2(hidden_states + self.branch2(self.mlp(hidden_states)))
-        attended = self.attention(self.norm1(hidden_states), geometry, **kwargs)[0]
-        hidden_states = hidden_states + self.branch1(attended)
-        return hidden_states + self.branch2(self.mlp(self.norm2(hidden_states)))
+            hidden_states = self.norm1(hidden_states + self.branch1.end(self.attend(hidden_states, geometry, **kwargs)))
+            return self.norm2(hidden_states + self.branch2.end(self.mlp(hidden_states)))
+        attended = self.attend(self.norm1(hidden_states), geometry, **kwargs)
+        hidden_states = hidden_states + self.branch1.end(attended)
+        return hidden_states + self.branch2.end(self.mlp(self.norm2(hidden_states)))
 
 
 class ViTCustomSameGrid(nn.Module):
@@ -129,6 +137,10 @@ class ViTCustomMerge(nn.Module):
         return self.reduction(self.norm(image.flatten(1, 2))), (image.shape[1], image.shape[2])
 
 
+class ViTCustomDepthwiseConv(nn.Conv2d):
+    """A name of its own: of an nn.Conv2d whose input has its channels last in memory, Opacus gets gradients wrong."""
+
+
 class ViTCustomConvPool(nn.Module):
     """A depthwise convolution for the patches, a linear map for the prefix tokens ("Rethinking Spatial Dimensions of
     Vision Transformers", section 3.2)."""
@@ -137,7 +149,7 @@ class ViTCustomConvPool(nn.Module):
         super().__init__()
         self.num_prefix_tokens = len(config.prefix_tokens)
         old, new = stage.input_size, stage.hidden_size
-        self.conv = nn.Conv2d(old, new, kernel_size=3, stride=2, padding=1, groups=old)
+        self.conv = ViTCustomDepthwiseConv(old, new, kernel_size=3, stride=2, padding=1, groups=old)
         self.prefix = None
         if config.prefix_tokens:  # CODEPATH: every public PiT; a mean-pooled one has no token to map
             self.prefix = nn.Linear(old, new)
@@ -173,27 +185,29 @@ class ViTCustomStage(nn.Module):
     def resize_positions(self, grid: tuple[int, int]):
         """Draw the learned positions on `grid` for good."""
         if self.layer_position_embeddings is not None:
-            self.layer_position_embeddings = redraw_positions(self.layer_position_embeddings, self.config, grid)
+            table = redraw_positions(self.layer_position_embeddings, self.config, grid)
+            reshape_parameter(self, "layer_position_embeddings", table)
 
     def steps(
         self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs
     ) -> Iterator[tuple[torch.Tensor, tuple[int, int]]]:
         """(B, N, D), (h, w) -> (B, N', D'), (h', w') after each layer."""
-        hidden_states, grid = self.downsample(hidden_states, grid)
+        hidden_states, grid = self.downsample(hidden_states, grid=grid)
         geometries = make_geometries(self.config, self.stage, grid, hidden_states)
         positions = None
         if self.layer_position_embeddings is not None:
             positions = draw_positions(self.layer_position_embeddings, self.config, grid).to(hidden_states.dtype)
         for index, layer in enumerate(self.layers):
             if index and positions is not None:
-                hidden_states = hidden_states + positions[index - 1]
-            hidden_states = layer(hidden_states, geometries[index % 2], **kwargs)
+                hidden_states = hidden_states + positions[index - 1].to(hidden_states.device)  # of a device map
+            hidden_states = layer(hidden_states, geometry=geometries[index % 2], **kwargs)
             yield hidden_states, grid
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs
-    ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """(B, N, D), (h, w) -> (B, N', D'), (h', w')"""
-        for step in self.steps(hidden_states, grid, **kwargs):
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], every_layer: bool = False, **kwargs):
+        """(B, N, D), (h, w) -> (B, N', D'), (h', w'); or the list of these after each layer."""
+        steps = self.steps(hidden_states, grid, **kwargs)
+        if every_layer:
+            return list(steps)
+        for step in steps:
             hidden_states, grid = step
         return hidden_states, grid

@@ -36,6 +36,7 @@ from .configuration_stages import grid_at
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
 from .modeling_adapting import keep_sizes
+from .modeling_arguments import CheckedArguments
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import NOTHING_MASKED
 from .modeling_embeddings import Masking
@@ -51,7 +52,7 @@ from .modeling_stages import ViTCustomLayer
 from .modeling_stages import ViTCustomStage
 
 
-class ViTCustomPreTrainedModel(PreTrainedModel):
+class ViTCustomPreTrainedModel(CheckedArguments, PreTrainedModel):
     """Initial weights, loading, and what transformers asks of a model."""
 
     config: ViTCustomConfig
@@ -139,8 +140,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # CODEPATH: ViT and Swin norm all tokens; CLIP, PiT and mean-pooled ViTs the pooled one; the tutorial none.
         self.norm = norm if config.final_norm == "all" else nn.Identity()
-        # CODEPATH: as above
-        self.pooled_norm = norm if config.final_norm == "pooled" else nn.Identity()
+        self.pooled_norm = norm if config.final_norm == "pooled" else nn.Identity()  # CODEPATH: as above
         self.post_init()
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -149,9 +149,10 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """(B, C, H, W) -> `last_hidden_state` (B, N, D), `pooler_output` (B, D)"""
         refuse_mixed_sizes(kwargs)
-        hidden_states, grid = self.embeddings(pixel_values, masking)
+        hidden_states = self.embeddings(pixel_values, masking=masking)
+        grid = grid_at(self.config, *pixel_values.shape[2:], stage=0)
         for stage in self.stages:
-            hidden_states, grid = stage(hidden_states, grid, **kwargs)
+            hidden_states, grid = stage(hidden_states, grid=grid, **kwargs)
         last_hidden_state = self.norm(hidden_states)
         pooled = POOL[self.config.pooling](last_hidden_state, len(self.config.prefix_tokens))
         return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=self.pooled_norm(pooled))
@@ -190,9 +191,9 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         """(B, C, H, W) -> `feature_maps`, one (B, D, h, w) for each of `out_features`"""
         refuse_mixed_sizes(kwargs)
-        steps = [self.vit.embeddings(pixel_values)]
+        steps = [(self.vit.embeddings(pixel_values), grid_at(self.config, *pixel_values.shape[2:], stage=0))]
         for stage in self.vit.stages:
-            outputs = list(stage.steps(*steps[-1], **kwargs))  # type: ignore[operator]  # not a Tensor
+            outputs = stage(steps[-1][0], grid=steps[-1][1], every_layer=True, **kwargs)
             steps += outputs if self.plain else outputs[-1:]
         maps = []
         for name, (hidden_states, grid) in zip(self.stage_names, steps, strict=True):
@@ -209,9 +210,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         super().__init__(config)
         self.vit = ViTCustomModel(config)
         self.classifier = make_classifier(config)
-        self.distillation_classifier = None
-        if config.distillation_head:  # CODEPATH: distilled DeiT and PiT
-            self.distillation_classifier = make_classifier(config)
+        # CODEPATH: distilled DeiT and PiT
+        self.distillation_classifier = make_classifier(config) if config.distillation_head else None
         self.loss_function = classification_loss
         self.post_init()
 

@@ -26,21 +26,22 @@ FLOW = {
         "configuration_heads",
         "configuration_stages",
     },
+    "modeling_arguments": {"configuration_checks"},
     "modeling_embeddings": {"configuration_checks"},
     "modeling_geometry": {"configuration_checks"},
     "modeling_attention": {"modeling_geometry"},
     "modeling_adapting": {"configuration_checks", "modeling_attention", "modeling_embeddings"},
     "modeling_stages": {"modeling_attention", "modeling_embeddings", "modeling_geometry"},
-    "modeling_heads": {"configuration_checks"},
-    "modeling_mixed_sizes": set(),
+    "modeling_heads": {"configuration_checks", "modeling_arguments"},
+    "modeling_mixed_sizes": {"modeling_arguments"},
 }
 FLOW["modeling_vit_custom"] = {*FLOW}
 # Each head's file: all that the model's file imports, the model's file, parts of its own, and no other head's.
 PARTS = {
-    "modeling_pixels": {"configuration_checks", "configuration_stages"},
+    "modeling_pixels": {"configuration_checks", "configuration_stages", "modeling_arguments"},
     "modeling_detection_decoder": {"configuration_stages", "modeling_attention", "modeling_stages"},
     "modeling_detection_loss": set(),
-    "modeling_contrastive": {"configuration_dual_encoder"},
+    "modeling_contrastive": {"configuration_dual_encoder", "modeling_arguments"},
 }
 FLOW |= {f"modeling_{head}": {*FLOW} for head in ("masked", "segmentation", "detection", "dual_encoder")} | PARTS
 FLOW["modeling_masked"].add("modeling_pixels")

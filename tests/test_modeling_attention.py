@@ -5,7 +5,6 @@ import torch
 
 from modeling_vit_custom.modeling_attention import ViTCustomAttention
 from modeling_vit_custom.modeling_attention import eager_attention_forward
-from modeling_vit_custom.modeling_geometry import Geometry
 from tests.support import fill
 from tests.support import picture
 from tests.support import tiny
@@ -18,7 +17,7 @@ def test_attention_is_its_formula(qk_norm):
     config._attn_implementation = "eager"
     attention = fill(ViTCustomAttention(config, config.stages[0])).double()
     tokens = picture(2, 5, 32, dtype=torch.float64)
-    output, probabilities = attention(tokens, Geometry(), output_attentions=True)
+    output, probabilities = attention(tokens, output_attentions=True)
     for image in range(2):
         heads = []
         for head in range(4):

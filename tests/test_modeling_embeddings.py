@@ -13,9 +13,12 @@ from modeling_vit_custom.modeling_embeddings import Masking
 from modeling_vit_custom.modeling_embeddings import resample_kernel
 from modeling_vit_custom.modeling_embeddings import resample_positions
 from modeling_vit_custom.modeling_embeddings import sincos_positions
+from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import picture
 from tests.support import tiny
+
+CPU = torch.device("cpu")
 
 every_recipe = pytest.mark.parametrize("recipe", POSITION_INTERPOLATIONS)
 
@@ -71,9 +74,9 @@ def test_prefix_tokens_come_first_and_as_many_as_declared_have_a_position(positi
     config = tiny(prefix_tokens=["cls", "register", "register"], num_prefix_positions=positioned)
     embeddings = fill(ViTCustomModel(config)).embeddings
     assert embeddings.position_embeddings.shape == (1, expected + 16, 32)
-    tokens, grid = embeddings(picture(2, 3, 32, 32))
+    tokens = embeddings(picture(2, 3, 32, 32))
     positions = embeddings.position_embeddings[:, :expected]
-    assert grid == (4, 4)
+    assert tokens.shape == (2, 3 + 16, 32)
     torch.testing.assert_close(tokens[:1, :expected], embeddings.prefix_tokens[:, :expected] + positions)
     torch.testing.assert_close(tokens[:1, expected:3], embeddings.prefix_tokens[:, expected:])
 
@@ -118,6 +121,30 @@ def test_another_patch_size_at_loading_resamples_the_kernel_and_the_same_one_cha
     assert torch.equal(again(picture(1, 3, 48, 48)).pooler_output, loaded(picture(1, 3, 48, 48)).pooler_output)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_parameter_in_another_shape_stays_the_parameter_that_it_was(name, frozen):
+    """For an optimizer that holds it, too."""
+    config = tiny(**VARIANTS[name])
+    model = fill(ViTCustomModel(config)).to(torch.bfloat16)
+    model.requires_grad_(not frozen)
+    before = dict(model.named_parameters())
+    shapes = {key: parameter.shape for key, parameter in before.items()}
+    resized = {"embeddings.patch_embeddings.weight"}
+    model.resize_patch_embeddings((6, 10))
+    if config.position_embedding == "learned":
+        model.resize_position_embeddings((5, 7))
+        resized |= {key for key in before if "position_embeddings" in key}
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(after[key] is parameter for key, parameter in before.items())
+    assert {key for key, parameter in after.items() if parameter.shape != shapes[key]} == resized
+    assert {(p.requires_grad, p.dtype, p.device) for p in after.values()} == {(not frozen, torch.bfloat16, CPU)}
+    if not frozen:
+        model(picture(1, config.num_channels, 48, 48)).pooler_output.sum().backward()
+        assert all(parameter.grad.shape == parameter.shape for parameter in after.values())
+
+
 @pytest.mark.parametrize("patch_size", [0, "8", 64, [8]], ids=repr)
 def test_a_patch_size_that_cannot_be_is_refused_at_loading(patch_size, tmp_path):
     ViTCustomModel(tiny()).save_pretrained(tmp_path)
@@ -128,10 +155,9 @@ def test_a_patch_size_that_cannot_be_is_refused_at_loading(patch_size, tmp_path)
 def test_overlapping_patches_without_a_bias_are_a_strided_convolution():
     embeddings = fill(ViTCustomModel(tiny(patch_size=8, patch_stride=[4, 3], patch_bias=False))).embeddings
     image = picture(1, 3, 32, 29)
-    tokens, grid = embeddings(image)
-    assert grid == (7, 8)
+    tokens = embeddings(image)
     patches = nn.functional.unfold(image, (8, 8), stride=(4, 3)).transpose(1, 2)
-    expected = patches @ embeddings.patch_embeddings.weight.flatten(1).T + embeddings.positions(grid)[:, 1:]
+    expected = patches @ embeddings.patch_embeddings.weight.flatten(1).T + embeddings.positions((7, 8), CPU)[:, 1:]
     torch.testing.assert_close(tokens[:, 1:], expected)
 
 
@@ -140,7 +166,7 @@ def test_the_norm_of_patches_comes_before_positions_and_the_norm_of_tokens_after
         embeddings = fill(ViTCustomModel(tiny(embeddings_norm=placement, layer_norm_eps=0.5))).embeddings
         assert embeddings.norm.eps == eps
         plain = embeddings.patch_embeddings(picture(1, 3, 32, 32)).flatten(2).transpose(1, 2)
-        positions, tokens = embeddings.positions((4, 4)), embeddings(picture(1, 3, 32, 32))[0]
+        positions, tokens = embeddings.positions((4, 4), CPU), embeddings(picture(1, 3, 32, 32))
         prefix = embeddings.prefix_tokens + positions[:, :1]
         if placement == "patches":
             expected = torch.cat((prefix, embeddings.norm(plain) + positions[:, 1:]), dim=1)
@@ -174,10 +200,10 @@ def test_a_hidden_patch_is_not_seen_and_its_place_is(mask):
     for image, row in enumerate(mask.view(2, 4, 4)):
         patches[image, :, row] += 100
     masking = Masking(hidden=mask, token=token)
-    first, second = (embeddings(pixels, masking)[0] for pixels in (pixel_values, other))
+    first, second = (embeddings(pixels, masking) for pixels in (pixel_values, other))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    expected = embeddings(pixel_values)[0][:, 1:].clone()
-    expected[mask] = (token + embeddings.positions((4, 4))[:, 1:]).expand(2, -1, -1)[mask]
+    expected = embeddings(pixel_values)[:, 1:].clone()
+    expected[mask] = (token + embeddings.positions((4, 4), CPU)[:, 1:]).expand(2, -1, -1)[mask]
     torch.testing.assert_close(first[:, 1:], expected)
 
 
@@ -190,7 +216,7 @@ def test_a_mask_of_another_grid_is_refused(mask):
 def test_visible_patches_are_those_of_the_whole_image_in_the_order_asked_for():
     embeddings = fill(ViTCustomModel(tiny(prefix_tokens=["cls", "register"]))).embeddings
     pixel_values, visible = picture(2, 3, 32, 32), torch.tensor([[3, 0, 9], [15, 8, 8]])
-    whole, some = embeddings(pixel_values)[0], embeddings(pixel_values, Masking(visible=visible))[0]
+    whole, some = embeddings(pixel_values), embeddings(pixel_values, Masking(visible=visible))
     assert torch.equal(some[:, :2], whole[:, :2])
     for image in range(2):
         assert torch.equal(some[image, 2:], whole[image, 2 + visible[image]])

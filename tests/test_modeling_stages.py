@@ -45,14 +45,10 @@ def test_both_branches_have_an_end_that_acts(branch, placement):
     nn.init.zeros_(getattr(layer, branch).scale)
     first, second = layer.norm1(tokens), layer.norm2(tokens)
     if placement == "pre":
-        alone = (
-            layer.branch2(layer.mlp(second))
-            if branch == "branch1"
-            else layer.branch1(layer.attention(first, Geometry())[0])
-        )
+        alone = layer.branch2(layer.mlp(second)) if branch == "branch1" else layer.branch1(layer.attention(first))
         expected = tokens + alone
     else:
-        middle = layer.norm1(tokens + layer.branch1(layer.attention(tokens, Geometry())[0]))
+        middle = layer.norm1(tokens + layer.branch1(layer.attention(tokens)))
         expected = layer.norm2(middle + layer.branch2(layer.mlp(middle)))
     torch.testing.assert_close(layer(tokens, Geometry()), expected)
     assert not torch.allclose(full, expected)

@@ -12,6 +12,7 @@ from transformers import VisionTextDualEncoderProcessor
 from transformers import ViTImageProcessor
 
 from modeling_vit_custom import ViTCustomForMaskedImageModeling
+from modeling_vit_custom.configuration_stages import grid_at
 from modeling_vit_custom.training.collators import ImageCollator
 from modeling_vit_custom.training.collators import ImageTextCollator
 from modeling_vit_custom.training.collators import MaskedImageCollator
@@ -167,7 +168,7 @@ def test_squares_are_hidden_whole_and_as_many_as_the_ratio_says(variant, square,
     processor = ViTImageProcessor(size={"height": size[0], "width": size[1]})
     batch = MaskedImageCollator(processor, config, square, ratio)([Numbered(PICTURES)[index] for index in range(8)])
     model = fill(ViTCustomForMaskedImageModeling(config))
-    grid = model.vit.embeddings(batch["pixel_values"])[1]
+    grid = grid_at(config, *size, stage=0)
     masks = batch["bool_masked_pos"].unflatten(1, grid)
     assert model(**batch).loss > 0
     assert set(masks.flatten().tolist()) == {0, 1}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..configuration_checks import pair
+from ..configuration_stages import grid_at
 from ..modeling_vit_custom import ViTCustomPreTrainedModel
 
 Grid = tuple[int, int]
@@ -48,8 +49,7 @@ def attention_distances(model: ViTCustomPreTrainedModel, pixel_values: torch.Ten
 
 
 def grid_of(model: ViTCustomPreTrainedModel, pixel_values: torch.Tensor) -> Grid:
-    base: torch.nn.Module = model.base_model
-    return base.embeddings(pixel_values)[1]  # type: ignore[operator]
+    return grid_at(model.config, *pixel_values.shape[2:], stage=0)
 
 
 def uniform_distance(grid: Grid, stride: tuple[int, int]) -> float:

@@ -293,7 +293,7 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
             counted = items is not None and not items.dim()
             weight = items * processes / leaf.detach() if counted else 1 / steps
             loss = of_step(loss, leaf, num_items, processes, weight)
-        elif scaled or num_items is not None and scaled is None:
+        elif scaled or (num_items is not None and scaled is None):
             loss = loss * processes
         else:
             loss = loss / steps
