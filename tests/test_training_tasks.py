@@ -165,7 +165,7 @@ def test_an_encoder_is_kept_when_another_task_begins_from_it(recipes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(task="segmentation"), "`task: segmentation`, which is none: choose one of image-classification"),
+        (dict(task="segmentation"), "`task: segmentation`: choose one of image-classification"),
         (dict(collator_settings=dict(mask_ratoi=0.5)), "unknown key `mask_ratoi`: this task has none there"),
         (dict(dataset_settings=dict(coppies=2)), "unknown key `coppies`: did you mean `copies`"),
         (dict(num_examples=9), "`num_examples: 9` exceeds the 8 held-out images"),
