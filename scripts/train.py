@@ -8,11 +8,10 @@
 Every key of a recipe is an option too. The folder holds `checkpoint/` (weights, configuration, code, processor, card),
 `examples/` (held-out images), for most tasks `predictions.png`, `recipe.yaml`: the run with all that was set, and
 `metrics.json`: what the model reached, and what a trivial answer reaches. Until a run ends, its checkpoints are in
-`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on. TRACEBACK=1 shows where an
-error is from.
+`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on.
+TRACEBACK=1 shows where an error is from, here and in every script.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -21,6 +20,13 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+from _train_options import parse_options
+
+if __name__ == "__main__":
+    as_script(lambda: parse_options(None, __doc__))
 
 import yaml
 
@@ -39,11 +45,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="a YAML file, as those of configs/recipes")
-    arguments, settings = parser.parse_known_args(argv)
-
-    recipe = read_recipe(arguments.recipe, settings)
+    path, settings = parse_options(argv, __doc__)
+    recipe = read_recipe(path, settings)
     name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
     resolved, main_process = recipe.resolved(), recipe.training.process_index == 0
     unfinished = folder.with_name(f"{folder.name}.unfinished")
@@ -51,11 +54,16 @@ def main(argv: list[str] | None = None) -> Path:
     refuse_to_forget(folder, unfinished, chosen)
     recipe.training.output_dir = str(unfinished)
     refuse_strangers(folder, name)
-    trained = train(recipe)
+    try:
+        trained = train(recipe)
+    except BaseException as error:
+        if checkpoints_in(unfinished):
+            error.add_note(f"{unfinished} holds the run's checkpoints: go on with --resume_from_checkpoint.")
+        raise
     with run_folder(folder, run=name) if main_process else nullcontext(folder) as partial:
         trained.save(partial / "checkpoint")
         if main_process:
-            write_results(partial, name, recipe, resolved, trained, [str(arguments.recipe), *settings])
+            write_results(partial, name, recipe, resolved, trained, [str(path), *settings])
     if main_process:
         keep_checkpoints(unfinished, folder / "trainer")
         metric, task = trained.metrics, trained.task.metric
@@ -133,9 +141,4 @@ def save_examples(folder: Path, trained: Trained, count: int):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
-        if os.environ.get("TRACEBACK"):  # for whoever takes the error for ours
-            raise
-        sys.exit("\n".join([f"train.py: {error}", *getattr(error, "__notes__", [])]))
+    main()
