@@ -9,21 +9,13 @@ their times, round by round. Takes some 8 minutes on two cores, which should hav
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from modeling_vit_custom import ViTCustomConfig
-from modeling_vit_custom import ViTCustomForImageClassification
-from modeling_vit_custom import ViTCustomModel
-from modeling_vit_custom.configuration_checks import pair
-from modeling_vit_custom.conversion import peer
-from modeling_vit_custom.inspection import birth_certificate
-from modeling_vit_custom.inspection import interleaved
-from modeling_vit_custom.inspection import ratio
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
 
 ROOT = Path(__file__).parent.parent
 # Preset, and images in a batch: some seconds a step on two cores.
@@ -37,11 +29,9 @@ MEMBERS = {
     "vit_small_patch16_dinov3_qkvb": 8,
     "vit_base_patch32_clip_quickgelu_224": 8,
 }
-LIBRARIES = ("transformers", "timm")
-HEAD = "| preset | batch | what | ours, ms | transformers | timm | ours / faster peer |\n" + "|---" * 7 + "|\n"
 
 
-def main(argv: list[str] | None = None):
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("presets", nargs="*", default=list(MEMBERS), help=f"of {', '.join(MEMBERS)}; all by default")
     parser.add_argument("--rounds", type=int, default=7)
@@ -49,6 +39,30 @@ def main(argv: list[str] | None = None):
     args = parser.parse_args(argv)
     if unknown := set(args.presets) - MEMBERS.keys():
         parser.error(f"no batch size is known for {', '.join(sorted(unknown))}: choose of {', '.join(MEMBERS)}")
+    return args
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
+import torch
+from torch import nn
+
+from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom import ViTCustomForImageClassification
+from modeling_vit_custom import ViTCustomModel
+from modeling_vit_custom.configuration_checks import pair
+from modeling_vit_custom.conversion import peer
+from modeling_vit_custom.inspection import birth_certificate
+from modeling_vit_custom.inspection import interleaved
+from modeling_vit_custom.inspection import ratio
+
+LIBRARIES = ("transformers", "timm")
+HEAD = "| preset | batch | what | ours, ms | transformers | timm | ours / faster peer |\n" + "|---" * 7 + "|\n"
+
+
+def main(argv: list[str] | None = None):
+    args = parse(argv)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows = []
     for name in args.presets:

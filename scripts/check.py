@@ -13,6 +13,24 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="FOLDER or owner/name[@revision]")
+    parser.add_argument("--static", action="store_true", help="read only, run nothing")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run a repository's code too: read it first")
+    parser.add_argument("--against", metavar="owner/name[@revision]", help="compare the folder's files with the Hub's")
+    parser.add_argument("--json", type=Path, help="write the report there too")
+    parser.add_argument("--offline", action="store_true", help="take a repository from the cache")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
 from huggingface_hub import HfApi
 from huggingface_hub import get_token
 
@@ -25,19 +43,11 @@ from modeling_vit_custom.hub import code_facts
 from modeling_vit_custom.hub import compare_with
 from modeling_vit_custom.hub import fetch
 from modeling_vit_custom.hub import read_name
-from modeling_vit_custom.hub import without_secrets
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", metavar="FOLDER or owner/name[@revision]")
-    parser.add_argument("--static", action="store_true", help="read only, run nothing")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run a repository's code too: read it first")
-    parser.add_argument("--against", metavar="owner/name[@revision]", help="compare the folder's files with the Hub's")
-    parser.add_argument("--json", type=Path, help="write the report there too")
-    parser.add_argument("--offline", action="store_true", help="take a repository from the cache")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
 
     folder, run = Path(arguments.source), not arguments.static
     found: list[Finding] = []
@@ -75,7 +85,4 @@ def answer(report: Report, path: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (HubProblem, OSError, ValueError) as error:
-        sys.exit(f"check.py: {without_secrets(str(error))}")
+    sys.exit(main())

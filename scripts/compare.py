@@ -10,9 +10,37 @@ repeated: delete a folder there to run it again. What each part found is kept th
 import argparse
 import inspect
 import json
+import sys
 import time
 from functools import cache
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("efficiency", "cost", "robustness", "locality", "depth")
+SETS = ("sklearn_digits", "fashion_mnist", "scenes", "emoji_captions", "tuxpaint_captions", "clipart")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="these parts")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="numbers of training images")
+    parser.add_argument("--dataset", default="fashion_mnist", choices=SETS, help="one of grey pictures of classes")
+    parser.add_argument("--max_steps", type=int, default=400, help="of every training")
+    parser.add_argument("--num_images", type=int, default=2000, help="held-out ones that are made worse")
+    parser.add_argument("--sides", type=int, nargs="+", default=[112, 224, 384, 512, 768, 1024], help="pixels, timed")
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/compare")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/vit_vs_cnn.md")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
 
 import numpy as np
 import torch
@@ -28,28 +56,13 @@ from modeling_vit_custom.inspection.comparing_runs import Runs
 from modeling_vit_custom.inspection.plots import DRAW
 from modeling_vit_custom.training import DATASETS
 
-ROOT = Path(__file__).parent.parent
-
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[250, 1000, 4000], help="numbers of training images")
-    parser.add_argument("--dataset", default="fashion_mnist", choices=DATASETS, help="one of grey pictures of classes")
-    parser.add_argument("--max_steps", type=int, default=400, help="of every training")
-    parser.add_argument("--num_images", type=int, default=2000, help="held-out ones that are made worse")
-    parser.add_argument("--sides", type=int, nargs="+", default=[112, 224, 384, 512, 768, 1024], help="pixels, timed")
-    parser.add_argument("--rounds", type=int, default=5, help="of timing")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/compare")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/vit_vs_cnn.md")
-    options = parser.parse_args(argv)
-
+    options = parse(argv)
     torch.set_num_threads(1)
     cuts = "num_train" in inspect.signature(DATASETS[options.dataset]).parameters
     if not cuts and len(options.sizes) > 1:
-        parser.error(f"`--dataset {options.dataset}` is always whole: give one number of images, as `--sizes 1`.")
+        raise ValueError(f"`--dataset {options.dataset}` is always whole: give one number of images, as `--sizes 1`.")
 
     @cache
     def pictures(seed: int, size: int) -> Pictures:

@@ -16,10 +16,40 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+NAMES = """transformers-vit, -deit, -swin, -dinov2, -dinov2-with-registers, -dinov3, -clip, -vit-mae; timm-vit, -swin,
+-pit, -dinov3; original-segmenter, -dinov2, -deit, -swin, -pit; google-npz"""
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", metavar="SOURCE OUTPUT", help="with --verify one folder")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--back", action="store_true", help="SOURCE is a folder of ours, OUTPUT gets another layout")
+    way.add_argument("--verify", action="store_true", help="recompute what a converted folder claims")
+    parser.add_argument("--revision", help="the commit of a Hub id, 40 hexadecimal digits")
+    parser.add_argument("--config", help="the source's config.json, where it is not beside the weights")
+    parser.add_argument("--source", help=f"where the checkpoint does not say it: {NAMES}")
+    parser.add_argument("--preset", help="a configs/models name or a config.json of ours, for a file of tensors alone")
+    parser.add_argument("--prefix", help="with what the names of one model begin, in a file of several: teacher.")
+    parser.add_argument("--to", help="with --back: transformers, timm or a source; where it came from if left out")
+    arguments = parser.parse_args(argv)
+    if len(arguments.folders) != (1 if arguments.verify else 2):
+        parser.error("give one folder with --verify, else a source and an output")
+    for option, wanted in dict(revision=False, config=False, source=False, preset=False, prefix=False, to=True).items():
+        if getattr(arguments, option) and (arguments.verify or arguments.back != wanted):
+            parser.error(f"--{option} means nothing here")
+    return arguments
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
 from transformers.utils import logging
 
 from modeling_vit_custom import ViTCustomConfig
-from modeling_vit_custom.conversion import SOURCES
 from modeling_vit_custom.conversion import back
 from modeling_vit_custom.conversion import convert
 from modeling_vit_custom.conversion import verify
@@ -28,24 +58,8 @@ PRESETS = Path(__file__).parent.parent / "configs" / "models"
 
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", metavar="SOURCE OUTPUT", help="with --verify one folder")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument("--back", action="store_true", help="SOURCE is a folder of ours, OUTPUT gets another layout")
-    way.add_argument("--verify", action="store_true", help="recompute what a converted folder claims")
-    parser.add_argument("--revision", help="the commit of a Hub id, 40 hexadecimal digits")
-    parser.add_argument("--config", help="the source's config.json, where it is not beside the weights")
-    parser.add_argument("--source", help=f"where the checkpoint does not say it: {', '.join(SOURCES)}")
-    parser.add_argument("--preset", help="a configs/models name or a config.json of ours, for a file of tensors alone")
-    parser.add_argument("--prefix", help="with what the names of one model begin, in a file of several: teacher.")
-    parser.add_argument("--to", help="with --back: transformers, timm or a source; where it came from if left out")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     folders = [*arguments.folders, ""]
-    if len(arguments.folders) != (1 if arguments.verify else 2):
-        parser.error("give one folder with --verify, else a source and an output")
-    for option, wanted in dict(revision=False, config=False, source=False, preset=False, prefix=False, to=True).items():
-        if getattr(arguments, option) and (arguments.verify or arguments.back != wanted):
-            parser.error(f"--{option} means nothing here")
     logging.disable_progress_bar()
 
     if arguments.verify:
@@ -74,7 +88,4 @@ def read_preset(name: str) -> ViTCustomConfig:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"convert.py: {error}")
+    main()

@@ -8,7 +8,38 @@ activations on their way, kernels' work space and what an allocator rounds up co
 
 import argparse
 import re
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+
+def num_bytes(text: str) -> float:
+    """Bytes of a text like 16GiB."""
+    found = re.fullmatch(r"(\d+\.?\d*) *([MGT])(i?)B", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of a memory: write a number and a unit, as in 16GiB.")
+    return float(found[1]) * (1024 if found[3] else 1000) ** (" MGT".index(found[2]) + 1)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a preset's JSON file, a checkpoint's folder or a Hub id")
+    parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="the configuration's if not given")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "bfloat16", "float16"))
+    parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
+    parser.add_argument("--training", action="store_true", help="memory of a step with AdamW, rather than of inference")
+    parser.add_argument("--checkpointing", action="store_true", help="each layer is run again in the backward pass")
+    parser.add_argument("--memory", type=num_bytes, metavar="SIZE", help="find the largest batch and image: 16GiB")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how the cost grows with the image: .svg, .png")
+    parser.add_argument("--against", metavar="CONFIG", help="another model in the same picture")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
 
 import matplotlib
 import torch
@@ -29,14 +60,6 @@ SIDES = range(224, 2241, 224)  # which the patches and windows of most presets d
 COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito, which all eyes tell apart
 
 
-def num_bytes(text: str) -> float:
-    """Bytes of a text like 16GiB."""
-    found = re.fullmatch(r"(\d+\.?\d*) *([MGT])(i?)B", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of a memory: write a number and a unit, as in 16GiB.")
-    return float(found[1]) * (1024 if found[3] else 1000) ** (" MGT".index(found[2]) + 1)
-
-
 def read(name: str) -> ViTCustomConfig:
     """The configuration in a file, a folder or a Hub repository."""
     try:
@@ -49,35 +72,21 @@ def read(name: str) -> ViTCustomConfig:
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a preset's JSON file, a checkpoint's folder or a Hub id")
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="the configuration's if not given")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "bfloat16", "float16"))
-    parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
-    parser.add_argument("--training", action="store_true", help="memory of a step with AdamW, rather than of inference")
-    parser.add_argument("--checkpointing", action="store_true", help="each layer is run again in the backward pass")
-    parser.add_argument("--memory", type=num_bytes, metavar="SIZE", help="find the largest batch and image: 16GiB")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how the cost grows with the image: .svg, .png")
-    parser.add_argument("--against", metavar="CONFIG", help="another model in the same picture")
-    options = parser.parse_args(argv)
+    options = parse(argv)
     run = Run(options.batch, getattr(torch, options.dtype), options.attention, options.checkpointing)
-    try:
-        if options.batch < 1:
-            raise ValueError(f"`--batch` {options.batch} holds no image: make it at least 1.")
-        config = read(options.config)
-        image = pair(options.image_size or config.image_size)
-        answer = table(config, image, run, options.training)
-        print(f"{Path(options.config).stem}: {image[0]} x {image[1]} pixels, batch {run.batch_size}, {options.dtype}")
-        print(answer)
-        if options.memory is not None:
-            print(limits(config, image, run, options.training, options.memory))
-        if options.plot is not None:
-            models = [options.config] + [options.against] * (options.against is not None)
-            draw(options.plot, {Path(name).stem: read(name) for name in models})
-            print(f"\nThe picture: {options.plot}")
-    except ValueError as error:
-        parser.error(str(error))
+    if options.batch < 1:
+        raise ValueError(f"`--batch` {options.batch} holds no image: make it at least 1.")
+    config = read(options.config)
+    image = pair(options.image_size or config.image_size)
+    answer = table(config, image, run, options.training)
+    print(f"{Path(options.config).stem}: {image[0]} x {image[1]} pixels, batch {run.batch_size}, {options.dtype}")
+    print(answer)
+    if options.memory is not None:
+        print(limits(config, image, run, options.training, options.memory))
+    if options.plot is not None:
+        models = [options.config] + [options.against] * (options.against is not None)
+        draw(options.plot, {Path(name).stem: read(name) for name in models})
+        print(f"\nThe picture: {options.plot}")
 
 
 def table(config: ViTCustomConfig, image: tuple[int, int], run: Run, training: bool) -> str:

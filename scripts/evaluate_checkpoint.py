@@ -19,12 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
+sys.path.append(str(Path(__file__).parent))
+from _evaluate_options import parse_options
+from _start import as_script
+
+if __name__ == "__main__":
+    as_script(lambda: parse_options(None, __doc__))
+
 from transformers import AutoProcessor
 
 from modeling_vit_custom.hub import sha256
 from modeling_vit_custom.inspection import birth_certificate
-from modeling_vit_custom.training import TASKS
 from modeling_vit_custom.training import metrics
 from modeling_vit_custom.training import pictures
 from modeling_vit_custom.training import probing
@@ -38,6 +43,7 @@ from modeling_vit_custom.training.evaluation import recipe_of_run
 from modeling_vit_custom.training.evaluation import why_not
 from modeling_vit_custom.training.evaluation import with_classes_of
 from modeling_vit_custom.training.naming import inside_run
+from modeling_vit_custom.training.recipe_values import read_settings
 from modeling_vit_custom.training.run import load_data
 
 CLASS_FIGURES = ("accuracy", "top_5_accuracy", "ece")
@@ -45,21 +51,7 @@ CLASS_FIGURES = ("accuracy", "top_5_accuracy", "ece")
 
 def main(argv: list[str] | None = None) -> Path | None:
     """-> the folder; None on any process but the first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", help="a folder with a config.json, a run, or a name on the Hub")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", help="whatever a recipe's `dataset` may be")
-    source.add_argument("--recipe", type=Path, help="for its data, and what it says of batches")
-    parser.add_argument("--data_dir", help="where `make data` has put the packages")
-    parser.add_argument("--split", default="test", help="of the data set; `all`: everything, with no part held out")
-    parser.add_argument("--task", choices=TASKS, help="instead of the one that the checkpoint is for")
-    parser.add_argument("--batch_size", type=int, help="of one process, instead of the recipe's")
-    parser.add_argument("--output", type=Path, help="a folder; else `evaluation` beside the checkpoint")
-    parser.add_argument("--knn", action="append_const", dest="kinds", const="knn", help="20 nearest neighbours' vote")
-    parser.add_argument("--linear_probe", action="append_const", dest="kinds", const="linear", help="on features")
-    parser.add_argument("--zero_shot", action="store_true", help="classes by their names alone, for a dual encoder")
-    arguments = parser.parse_args(argv)
-
+    arguments = parse_options(argv, __doc__)
     arguments.checkpoint = inside_run(arguments.checkpoint)
     start, checkpoint, kinds = time.perf_counter(), arguments.checkpoint, arguments.kinds or []
     task, model = load_checkpoint(checkpoint, arguments.task)
@@ -114,7 +106,7 @@ def settings_of(arguments: argparse.Namespace, task: str) -> tuple[dict[str, Any
     if arguments.dataset:
         settings: dict[str, Any] = dict(dataset=arguments.dataset, task=task, num_examples=1)
     elif arguments.recipe:
-        settings = yaml.safe_load(arguments.recipe.read_text(encoding="utf-8"))
+        settings = read_settings(arguments.recipe)
     else:
         settings, was = recipe_of_run(arguments.checkpoint)
     given = dict(data_dir=arguments.data_dir, per_device_eval_batch_size=arguments.batch_size)

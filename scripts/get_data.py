@@ -10,7 +10,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from modeling_vit_custom.training.packages import DATA_DIR
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+NAMES = ("fashion_mnist", "scenes", "emoji_captions", "tuxpaint_captions", "clipart")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="a folder that git ignores (default: data)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
 from modeling_vit_custom.training.packages import NEEDED
 from modeling_vit_custom.training.packages import PACKAGES
 from modeling_vit_custom.training.packages import fetch
@@ -18,10 +33,7 @@ from modeling_vit_custom.training.packages import folder_of
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NEEDED)}")
-    parser.add_argument("--data_dir", type=Path, default=DATA_DIR, help="a folder that git ignores (default: data)")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     unknown = [name for name in arguments.names if name not in NEEDED]
     if unknown:
         raise ValueError(f"There is no package for `{unknown[0]}`: choose of {', '.join(NEEDED)}.")
@@ -36,7 +48,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"get_data.py: {error}")
+    main()

@@ -13,10 +13,24 @@ import sys
 from pathlib import Path
 from statistics import mean
 
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
 RECIPES = ("scenes_segmentation", "scenes_detection", "emoji_captions", "clipart_masked", "fashion_mnist_mae")
 SCRATCH, TUNED = "fashion_mnist_1000", "fashion_mnist_1000_after_mae"
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--only", nargs="+", default=[*RECIPES, SCRATCH, TUNED], help="these runs")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/learning")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/learning.md")
+    return parser.parse_args(argv)
+
+
 INTRODUCTION = """# What the recipes learn
 
 Each recipe over three seeds, on its held-out images, beside a trivial answer: all background; each class's mean box,
@@ -28,12 +42,7 @@ DETAILS = ("iou_", "map", "caption", "image")
 
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--only", nargs="+", default=[*RECIPES, SCRATCH, TUNED], help="these runs")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs/learning")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/learning.md")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
 
     for name in arguments.only:
         for seed in arguments.seeds:
@@ -55,17 +64,8 @@ def run(name: str, seed: int, runs: Path):
         return
     start = ["--init_from", str((runs / f"fashion_mnist_mae-{seed}/checkpoint").resolve())] if name == TUNED else []
     recipe = str(recipe_of(name).relative_to(ROOT))
-    command = [
-        sys.executable,
-        "scripts/train.py",
-        recipe,
-        "--seed",
-        str(seed),
-        "--output_dir",
-        str(folder.resolve()),
-        *start,
-    ]
-    subprocess.run(command, cwd=ROOT, check=True)
+    settings = ["--seed", str(seed), "--output_dir", str(folder.resolve()), *start]
+    subprocess.run([sys.executable, "scripts/train.py", recipe, *settings], cwd=ROOT, check=True)
 
 
 def recipe_of(name: str) -> Path:
@@ -142,4 +142,5 @@ def compare(scratch: list[dict], tuned: list[dict]) -> list[str]:
 
 
 if __name__ == "__main__":
+    as_script(parse)
     main()

@@ -9,9 +9,22 @@ minutes on two cores.
 
 import argparse
 import re
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
 
 import torch
 
@@ -44,8 +57,7 @@ HEAD = "| preset | parameters | GMACs | difference from timm | from transformers
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(argv)
+    parse(argv)
     rows = {path.stem: preset_row(path) for path in sorted((ROOT / "configs/models").glob("*.json"))}
     accuracies, seconds = zip(*(quickstart(seed) for seed in SEEDS), strict=True)
     learned = (

@@ -12,29 +12,39 @@ import sys
 import textwrap
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a run's folder, with checkpoint/ and examples/")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.modules["modeling_vit_custom"] = None  # type: ignore[assignment]  # an installed package cannot help
 
-import matplotlib  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoConfig  # noqa: E402
-from transformers import AutoImageProcessor  # noqa: E402
-from transformers import AutoModel  # noqa: E402
-from transformers import AutoModelForImageClassification  # noqa: E402
-from transformers import pipeline  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import matplotlib
+import torch
+from PIL import Image
+from transformers import AutoConfig
+from transformers import AutoImageProcessor
+from transformers import AutoModel
+from transformers import AutoModelForImageClassification
+from transformers import pipeline
+from transformers.utils import logging
 
 matplotlib.use("Agg")
 logging.set_verbosity_error()  # else AutoModel reports at length that the bare model has no classifier
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a run's folder, with checkpoint/ and examples/")
-    folder = parser.parse_args(argv).folder
-
+    folder = parse(argv).folder
     if folder.name == "checkpoint" and not (folder / "examples").is_dir():
         folder = folder.parent  # of the run
     if not (folder / "examples/labels.json").is_file():

@@ -11,22 +11,31 @@ import argparse
 import sys
 from pathlib import Path
 
-from huggingface_hub import HfApi
-
-from modeling_vit_custom.hub import HubProblem
-from modeling_vit_custom.hub import code_facts
-from modeling_vit_custom.hub import pull
-from modeling_vit_custom.hub import read_name
-from modeling_vit_custom.hub import without_secrets
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
 
 
-def main(argv: list[str] | None = None) -> Path:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="owner/name[@revision]")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--offline", action="store_true", help="from the cache alone")
     parser.add_argument("--leave-out", action="append", default=[], metavar="PATTERN", help="do not fetch these files")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
+from huggingface_hub import HfApi
+
+from modeling_vit_custom.hub import code_facts
+from modeling_vit_custom.hub import pull
+from modeling_vit_custom.hub import read_name
+
+
+def main(argv: list[str] | None = None) -> Path:
+    arguments = parse(argv)
     repo, revision = read_name(arguments.source)
     settings = dict(api=HfApi(), offline=arguments.offline, leave_out=arguments.leave_out)
     commit, report = pull(repo, revision, arguments.folder, **settings)
@@ -40,7 +49,4 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (HubProblem, OSError, ValueError) as error:
-        sys.exit(f"pull.py: {without_secrets(str(error))}")
+    main()

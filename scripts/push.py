@@ -13,6 +13,33 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("repo", metavar="owner/name")
+    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, hashes and card; publish nothing")
+    parser.add_argument("--private", action="store_true", help="make the repository private, if it is made now")
+    parser.add_argument("--create-pr", action="store_true", help="as a pull request")
+    parser.add_argument("--tag", help="the name of this version; v1, v2, ... if left out")
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--license", help="the Hub's id of it, as apache-2.0; where none is known, a push is private")
+    parser.add_argument("--with-pictures", action="store_true", help="also pictures of data that are not built in")
+    parser.add_argument(
+        "--native", action="store_true", help="also transformers' and timm's own layout, where there is one"
+    )
+    parser.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="ship these other files too")
+    parser.add_argument("--code", choices=("package", "folder"), default="package", help="whose code is shipped")
+    parser.add_argument("--max-shard-size", default="5GB")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
+
 from huggingface_hub import HfApi
 from huggingface_hub import get_token
 
@@ -32,7 +59,6 @@ from modeling_vit_custom.hub import stage
 from modeling_vit_custom.hub import start_branch
 from modeling_vit_custom.hub import tag_for
 from modeling_vit_custom.hub import who
-from modeling_vit_custom.hub import without_secrets
 from modeling_vit_custom.hub import write_card
 
 CARD = Path(__file__).parent.parent / "model_card.md"
@@ -40,23 +66,7 @@ CARD = Path(__file__).parent.parent / "model_card.md"
 
 def main(argv: list[str] | None = None) -> str | None:
     """The commit; None of a dry run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("repo", metavar="owner/name")
-    parser.add_argument("--dry-run", action="store_true", help="show files, sizes, hashes and card; publish nothing")
-    parser.add_argument("--private", action="store_true", help="make the repository private, if it is made now")
-    parser.add_argument("--create-pr", action="store_true", help="as a pull request")
-    parser.add_argument("--tag", help="the name of this version; v1, v2, ... if left out")
-    parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--license", help="the Hub's id of it, as apache-2.0; where none is known, a push is private")
-    parser.add_argument("--with-pictures", action="store_true", help="also pictures of data that are not built in")
-    parser.add_argument(
-        "--native", action="store_true", help="also transformers' and timm's own layout, where there is one"
-    )
-    parser.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="ship these other files too")
-    parser.add_argument("--code", choices=("package", "folder"), default="package", help="whose code is shipped")
-    parser.add_argument("--max-shard-size", default="5GB")
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     api = HfApi()
     with tempfile.TemporaryDirectory(prefix="push.") as place:
         work = Path(place)
@@ -143,7 +153,4 @@ def write_twins(folder: Path, work: Path):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (HubProblem, OSError, ValueError) as error:
-        sys.exit(f"push.py: {without_secrets(str(error))}")
+    main()

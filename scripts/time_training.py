@@ -8,19 +8,36 @@ Trainer and the bare loop take turns, step by step, in one run: the same model, 
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+
+ROOT = Path(__file__).parent.parent
+SMALL: dict[str, Any] = dict(image_size=28, patch_size=7, hidden_sizes=[96], depths=[4], num_attention_heads=[4])
+MODELS = {"as in the recipes, 28 px": (SMALL, 64)}
+PRESETS = {"deit_tiny_patch16_224": 8}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/training_speed.md")
+    parser.add_argument("--models", nargs="+", default=[*MODELS, *PRESETS])
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    as_script(parse)
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.inspection import birth_certificate
 from modeling_vit_custom.inspection import ratio
 from modeling_vit_custom.training import time_training
 
-ROOT = Path(__file__).parent.parent
-SMALL: dict[str, Any] = dict(image_size=28, patch_size=7, hidden_sizes=[96], depths=[4], num_attention_heads=[4])
-MODELS = {"as in the recipes, 28 px": (SMALL, 64)}
-PRESETS = {"deit_tiny_patch16_224": 8}
 PAGE = """# What training costs beside the model
 
 **Trainer beside a bare loop**: the same model, pictures, collator, optimizer, clipping and schedule, taking turns step
@@ -39,11 +56,7 @@ ahead of the model; after training ViTCustomTrainer says how long the model had 
 
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/training_speed.md")
-    parser.add_argument("--models", nargs="+", default=[*MODELS, *PRESETS])
-    arguments = parser.parse_args(argv)
+    arguments = parse(argv)
     table = []
     for name in arguments.models:
         if name in MODELS:

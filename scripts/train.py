@@ -9,11 +9,10 @@ Every key of a recipe is an option too. The folder holds `checkpoint/` (weights,
 `examples/` (held-out images), for most tasks `predictions.png`, of classifiers `mistakes.csv`, the surest first,
 `history.csv` and `history.png`: what was logged by step, `recipe.yaml`: the run with all that was set, and
 `metrics.json`: what the model reached, and what a trivial answer reaches. Until a run ends, its checkpoints are in
-`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on. TRACEBACK=1 shows where an
-error is from.
+`<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on.
+TRACEBACK=1 shows where an error is from, here and in every script.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -22,6 +21,13 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+from _start import as_script
+from _train_options import parse_options
+
+if __name__ == "__main__":
+    as_script(lambda: parse_options(None, __doc__))
 
 import yaml
 
@@ -45,11 +51,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def main(argv: list[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="a YAML file, as those of configs/recipes")
-    parser.add_argument("--overwrite", action="store_true", help="replace the result of a run that ended")
-    arguments, settings = parser.parse_known_args(argv)
-
+    arguments, settings = parse_options(argv, __doc__)
     recipe = read_recipe(arguments.recipe, settings)
     name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
     resolved, main_process = recipe.resolved(), recipe.training.process_index == 0
@@ -58,7 +60,12 @@ def main(argv: list[str] | None = None) -> Path:
     refuse_to_forget(folder, unfinished, chosen, arguments.overwrite)
     recipe.training.output_dir = str(unfinished)
     refuse_strangers(folder, name)
-    trained = train(recipe)
+    try:
+        trained = train(recipe)
+    except BaseException as error:
+        if checkpoints_in(unfinished):
+            error.add_note(f"{unfinished} holds the run's checkpoints: go on with --resume_from_checkpoint.")
+        raise
     with run_folder(folder, run=name) if main_process else nullcontext(folder) as partial:
         trained.save(partial / "checkpoint")
         if main_process:
@@ -138,9 +145,4 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
-        if os.environ.get("TRACEBACK"):  # for whoever takes the error for ours
-            raise
-        sys.exit("\n".join([f"train.py: {error}", *getattr(error, "__notes__", [])]))
+    main()

@@ -140,6 +140,8 @@ def test_a_wing_imports_the_core_and_no_other_wings_inside(wing):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_is_thin_and_has_a_main(path):
     assert len(path.read_text().splitlines()) <= 150
+    if path.stem[0] == "_":  # a part of scripts
+        return
     (main,) = (node for node in ast.parse(path.read_text()).body if getattr(node, "name", None) == "main")
     assert ast.unparse(main.args) == "argv: list[str] | None=None"
 

@@ -76,8 +76,8 @@ def test_an_unknown_key_of_a_recipe_is_refused_with_the_nearest(key, near, tmp_p
     [
         ("", "is no recipe: write `key: value` lines"),
         ("hello", "is no recipe"),
-        ("output_dir: x", "`dataset: sklearn_digits` among them"),
-        ("dataset: sklearn_digits\nlearning_rate: fast", "sets `learning_rate` to 'fast', which is no number"),
+        ("output_dir: x", "it needs a `dataset`, as in `dataset: sklearn_digits`"),
+        ("dataset: sklearn_digits\nlearning_rate: fast", "sets `learning_rate` to 'fast': write a number"),
         ("dataset: sklearn_digits\nprocessor_overrides: {image_sdt: 1}", "`image_sdt`: did you mean `image_std`"),
     ],
 )

@@ -184,7 +184,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest():
     [("target_modules", "kproj", "k_proj"), ("modules_to_save", "clasifier", "classifier")],
 )
 def test_a_module_that_is_not_there_is_refused_with_the_nearest(setting, wrong, near):
-    with pytest.raises(ValueError, match=f"`{setting}` names '{wrong}', which ViT.* has not: did you mean '{near}'"):
+    with pytest.raises(ValueError, match=f"`{setting}` names '{wrong}', which ViT.* has not: did you mean `{near}`"):
         add_lora(make("classification", "vit"), {setting: ["q_proj", wrong]})
 
 

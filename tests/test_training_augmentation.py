@@ -153,7 +153,7 @@ def test_erasing_and_flipping_have_their_probabilities():
         (dict(flp=0.5), "no setting `flp`: did you mean `flip`"),
         (dict(policy="randaugment"), "did you mean `rand_augment`"),
         (dict(crop="resize"), "did you mean `resized`"),
-        (dict(interpolation="lanczos"), "none of nearest, bilinear, bicubic"),
+        (dict(interpolation="lanczos"), "choose from nearest, bilinear, bicubic"),
         (dict(magnitude=9), "only with `policy: rand_augment`"),
         (dict(policy="trivial_augment", num_ops=3), "only with `policy: rand_augment`"),
         (dict(scale=[0.5, 1]), "only with `crop: resized`"),

@@ -106,7 +106,7 @@ def test_a_checkpoint_goes_on_with_other_classes(recipe, folder, tmp_path, capsy
             "--ema.decay 0.9 --load_best_model_at_end --eval_strategy epoch --save_strategy epoch".split(),
             "the result is the last average",
         ),
-        (["--model_type", "resnet", "--lora.r", "4"], "the new head would not be trained"),
+        (["--model_type", "resnet", "--config_overrides", "{}", "--lora.r", "4"], "the new head would not be trained"),
         (["--repeated_augmentation", "3", "--streaming"], "a stream gives each image once"),
         (["--config_overrides.depht", "3"], "unknown key `depht`: did you mean `depths`"),
         (["--mix.mixup_alpha", "0.1", "--label_smoothing_factor", "0.1"], "which Trainer leaves out"),

@@ -184,7 +184,7 @@ def test_a_dual_encoder_goes_on_with_its_own_tokenizer_and_pictures(recipes, tmp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(task="segmentation"), "`task: segmentation`, which is none: choose one of image-classification"),
+        (dict(task="segmentation"), "`task: segmentation`: choose one of image-classification"),
         (dict(collator_settings=dict(mask_ratoi=0.5)), "unknown key `mask_ratoi`: this task has none there"),
         (dict(dataset_settings=dict(coppies=2)), "unknown key `coppies`: did you mean `copies`"),
     ],

@@ -2,7 +2,6 @@
 encoder stays as it is but for small updates of its attention, and the task's head learns whole.
 """
 
-import difflib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,13 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..configuration_checks import near_miss
+from .recipe_words import advice
+
 ENCODERS = ("vit", "vision_model", "text_model")
 # Queries and values, as in the paper (its table 5); the rank and the scale are those that most use.
 DEFAULTS: dict[str, Any] = dict(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+LISTED = "peft's page of LoraConfig lists them all."
 
 
 def import_peft() -> Any:
@@ -59,8 +62,7 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> Any:
     known = [field.name for field in fields(peft.LoraConfig) if field.init]
     for name in settings:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise ValueError(f"LoRA has no setting `{name}`: did you mean `{near}`?")
+            raise ValueError(f"LoRA has no setting `{name}`: {advice(name, known, near_miss, listed=LISTED)}")
     whole = DEFAULTS | {"modules_to_save": heads(model) or None} | settings
     for name in ("target_modules", "modules_to_save"):
         refuse_missing(model, name, whole[name])
@@ -76,10 +78,8 @@ def refuse_missing(model: nn.Module, setting: str, wanted: Any):
     for module in wanted:
         if not any(f".{name}".endswith(f".{module}") for name in names):
             ends = sorted({name.split(".")[-1] for name in names} - {""})
-            near = difflib.get_close_matches(module, ends, n=1, cutoff=0)[0]
-            raise ValueError(
-                f"`{setting}` names {module!r}, which {type(model).__name__} has not: did you mean {near!r}?"
-            )
+            end = advice(module, ends, near_miss, listed=f"choose from {', '.join(ends)}.")
+            raise ValueError(f"`{setting}` names {module!r}, which {type(model).__name__} has not: {end}")
 
 
 def load_lora(model: PreTrainedModel, folder: str | Path, is_trainable: bool = False) -> Any:

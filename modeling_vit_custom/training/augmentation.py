@@ -4,7 +4,6 @@ on the device that makes of them what a model expects.
 B batch, C channels, H W pixels.
 """
 
-import difflib
 import math
 import random
 from collections.abc import Callable
@@ -19,8 +18,10 @@ from PIL import Image
 from torch.utils.data import Sampler
 from torchvision.transforms import v2
 
+from ..configuration_checks import near_miss
 from .collators import Numbered
 from .images import to_rgb
+from .recipe_words import advice
 
 # What a recipe may set, and what it is otherwise: what nobody asks for is off.
 SETTINGS: dict[str, Any] = {
@@ -80,13 +81,9 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
     """
     for name, value in settings.items():
         if name not in SETTINGS:
-            near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0)[0]
-            raise ValueError(f"Augmentation has no setting `{name}`: did you mean `{near}`?")
+            raise ValueError(f"Augmentation has no setting `{name}`: {advice(name, SETTINGS, near_miss)}")
         if name in CHOICES and value not in CHOICES[name]:
-            near = difflib.get_close_matches(str(value), CHOICES[name], n=1, cutoff=0)[0]
-            raise ValueError(
-                f"`{name}: {value}` is none of {', '.join(CHOICES[name])} in augmentation: did you mean `{near}`?"
-            )
+            raise ValueError(f"`{name}: {value}` in augmentation is none: {advice(value, CHOICES[name], near_miss)}")
         if name in VALID and not VALID[name][0](value):
             raise ValueError(f"`{name}: {value}` in augmentation must be {VALID[name][1]}.")
     whole = SETTINGS | settings

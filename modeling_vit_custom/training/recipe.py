@@ -1,7 +1,6 @@
 """A training run as one YAML file, read by transformers' HfArgumentParser."""
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -10,19 +9,31 @@ from dataclasses import field
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from typing import get_type_hints
 
 import torch
-import yaml
+from transformers import CONFIG_MAPPING
 from transformers import HfArgumentParser
 from transformers import TrainingArguments
+from transformers.integrations import integration_utils
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
+from ..configuration_checks import near_miss
 from .data import DATASETS
 from .packages import DATA_DIR
+from .recipe_values import fits
+from .recipe_values import load_yaml
+from .recipe_values import members
+from .recipe_values import of_kind
+from .recipe_values import read_settings
+from .recipe_words import advice
+from .recipe_words import split_options
 from .tasks import TASKS
+from .tasks import Task
 
 OWN = "vit_custom"  # the `model_type` of this family
+OTHERS = f"leave it out for {OWN}, or write the `model_type` of an image classifier of transformers, such as resnet."
 CORRUPT = ("fail", "skip")
-CONTAINERS: dict[Any, type] = {dict: dict, list[str]: list}
 
 
 @dataclass
@@ -102,108 +113,155 @@ def plain(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
+KINDS: tuple[Any, ...] = (DataArguments, ModelArguments, TrainingArguments)
+
+
+def known_kinds() -> dict[str, Any]:
+    """Each key of a recipe with its type."""
+    hints = {key: hint for kind in KINDS for key, hint in get_type_hints(kind).items()}
+    kinds = {f.name: hints[f.name] for kind in KINDS for f in fields(kind) if f.init}
+    for key in ("resume_from_checkpoint", "fsdp"):  # true is the usual value of these texts
+        kinds[key] = kinds[key] | bool
+    return kinds
+
+
 def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
     """Read a recipe; its file name is the run's name. `arguments` are `--key value` in place of its own, a part of a
     dictionary as `--config_overrides.image_size 32`.
 
     Raises:
-        ValueError: a file that is no recipe, a key that nothing has, with the nearest, or a text in place of a number.
-        FileNotFoundError: there is no such file.
+        ValueError: a file that is no recipe, a key that nothing has or in the wrong place, a value of another type.
+        OSError: there is no such file, or what it names is not there.
     """
-    kinds: tuple[Any, ...] = (DataArguments, ModelArguments, TrainingArguments)
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no recipe {path}: those of this project are in configs/recipes.")
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(settings, dict) or "dataset" not in settings:
-        raise ValueError(
-            f"{path} is no recipe: write `key: value` lines, `dataset: {next(iter(DATASETS))}` among them."
-        )
-    known = {f.name: f.type for kind in kinds for f in fields(kind) if f.init}
-    settings = override(settings, arguments)
-    refuse_unknown(settings, known, path)
-    for key, value in settings.items():
-        if known[key] in CONTAINERS:
-            settings[key] = value = value or CONTAINERS[known[key]]()
-            if not isinstance(value, CONTAINERS[known[key]]):
-                raise ValueError(f"{path} sets `{key}` to {value!r}: write a {CONTAINERS[known[key]].__name__}.")
-        if value is False and key.endswith("_strategy"):
-            settings[key] = "no"  # YAML 1.1 reads it as false
-        if isinstance(value, str) and "float" in str(known[key]):
-            settings[key] = to_float(value, key, path)  # YAML 1.1 reads 3e-3, without a point, as text
-    name = settings.get("task", ModelArguments.task)
-    if name not in TASKS:
-        raise ValueError(f"{path} has `task: {name}`, which is none: choose one of {', '.join(TASKS)}.")
-    task = TASKS[name]
-    if not settings.get("init_from"):  # else the checkpoint's processor says what it knows
-        refuse_unknown(settings.get("processor_overrides", {}), task.processor_class().to_dict(), path)
-    refuse_unknown(settings.get("collator_settings", {}), task.collator_settings, path)
+    known = known_kinds()
+    settings = override(read_settings(path), arguments, known)
+    task = TASKS.get(str(settings.get("task", ModelArguments.task)), TASKS[ModelArguments.task])
+    places: dict[str, Iterable[str]] = {
+        "": known,
+        "config_overrides": {*task.config_class().to_dict(), *(one.name for one in fields(task.config_class))},
+        "processor_overrides": task.processor_class().to_dict(),
+        "collator_settings": task.collator_settings,
+    }
+    refuse_unknown(settings, known, path, "", places)
+    if settings.get("dataset") is None:
+        raise ValueError(f"{path} is no recipe: it needs a `dataset`, as in `dataset: {next(iter(DATASETS))}`.")
+    settings = {key: of_kind(value, known[key], key, path) for key, value in settings.items()}
+    refuse_names(settings, path)
+    places["config_overrides"] = configuration_of(settings, task)
+    if settings.get("init_from"):  # its processor says what it knows
+        del places["processor_overrides"]
+    for place in places.keys() - {""}:
+        foreign = place == "config_overrides" and settings.get("model_type", OWN) != OWN
+        listed = dict(listed=f"transformers' page of {settings['model_type']} lists them all.") if foreign else {}
+        refuse_unknown(settings.get(place, {}), places[place], path, place, places, **listed)
+    if settings.get("report_to", "none") is None:
+        settings["report_to"] = "none"
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.accelerator.is_available():  # else Trainer takes them for so many runs of their own
         settings.setdefault("use_cpu", True)
-    recipe = Recipe(Path(path), *HfArgumentParser(kinds).parse_dict(settings))
+    try:
+        recipe = Recipe(Path(path), *HfArgumentParser(KINDS).parse_dict(settings))
+    except TypeError as error:  # of a dictionary's keys
+        raise ValueError(f"{path} has what TrainingArguments refuses: {error}.") from error
     if recipe.training.world_size != processes:
         raise ValueError(
             f"{processes} processes were launched, but each is alone: launch with torchrun, or accelerate and a file "
             "of configs/accelerate."
         )
-    if not recipe.model.is_foreign:
-        fields_of = {*task.config_class().to_dict(), *(one.name for one in fields(task.config_class))}
-        refuse_unknown(recipe.model.config_overrides, {*fields_of, "num_labels", "attn_implementation"}, path)
-    if recipe.data.corrupt_images not in CORRUPT:
-        raise ValueError(f"{path} has `corrupt_images: {recipe.data.corrupt_images}`: choose {' or '.join(CORRUPT)}.")
     if recipe.data.streaming and recipe.training.max_steps <= 0:
         raise ValueError(f"{path} streams, so the run cannot know an epoch's length: set `max_steps`.")
+    refuse_missing_trackers(recipe.training.report_to, path)
     return recipe
 
 
-def override(settings: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """`--key value`, `--key=value` or, for true, `--key`; the value is YAML.
+def refuse_missing_trackers(names: Iterable[str], path: str | Path):
+    """
+    Raises:
+        ValueError: no such tracker, or one whose package is not installed.
+    """
+    known = integration_utils.INTEGRATION_TO_CALLBACK
+    for name in names:
+        is_there = getattr(integration_utils, f"is_{name}_available", lambda: True)
+        if name not in known:
+            near = near_miss(name, known)
+            end = f"did you mean `{near}`?" if near else f"choose one of none, all, {', '.join(known)}."
+            raise ValueError(f"{path} has `report_to: {name}`: {end}")
+        if not is_there():
+            raise ValueError(
+                f"{path} has `report_to: {name}`, whose package is not installed: `pip install {name}`, or set "
+                "`report_to: none`."
+            )
+
+
+def configuration_of(settings: dict[str, Any], task: Task) -> set[str]:
+    """The fields that `config_overrides` may hold."""
+    kind = settings.get("model_type", OWN)
+    config = task.config_class() if kind == OWN else CONFIG_MAPPING[kind]()
+    names = {*config.to_dict(), *config.attribute_map, *(one.name for one in fields(config))}
+    return {*names, "num_labels", "attn_implementation"}
+
+
+def refuse_names(settings: dict[str, Any], path: str | Path):
+    """
+    Raises:
+        ValueError, FileNotFoundError: one of few names, and none of them; a folder that is not there.
+    """
+    few = {"task": (TASKS, ""), "corrupt_images": (CORRUPT, ""), "model_type": ((OWN, *CLASSIFIERS), OTHERS)}
+    for key, (names, others) in few.items():
+        name = settings.get(key)
+        if name is not None and name not in names:
+            near = near_miss(name, names)
+            choice = others or f"choose {' or '.join(names) if len(names) == 2 else 'one of ' + ', '.join(names)}."
+            raise ValueError(f"{path} has `{key}: {name}`: {f'did you mean `{near}`?' if near else choice}")
+    dataset = settings["dataset"]
+    is_place = dataset.startswith(("/", "./", "../", "~")) or dataset.count("/") > 1 or "\\" in dataset
+    is_pattern = any(letter in dataset for letter in "*?[") or "://" in dataset
+    if is_place and not is_pattern and not Path(dataset).expanduser().exists():
+        raise FileNotFoundError(f"{path} has `dataset: {dataset}`: there is no such folder or file.")
+
+
+def override(settings: dict[str, Any], arguments: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
+    """`--key value`, `--key=value` or, for true, `--key`; the value is YAML, or a text where the key wants one.
 
     Raises:
         ValueError: an argument that is no key, or a part of what is no dictionary.
     """
-    settings, position = dict(settings), 0
-    while position < len(arguments):
-        word = arguments[position]
-        if not word.startswith("--"):
-            raise ValueError(f"{word!r} is no `--key value`: write the key before it.")
-        key, equal, text = word[2:].partition("=")
-        position += 1
-        if not equal:
-            has_value = position < len(arguments) and not arguments[position].startswith("--")
-            text = arguments[position] if has_value else "true"
-            position += has_value
-        first, *rest = key.replace("-", "_").split(".")
+    settings = dict(settings)
+    for key, text in split_options(arguments):
+        first, *rest = key.split(".")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = load_yaml(text)
+        except ValueError:
             raise ValueError(f"--{key} {text!r} is no YAML value: quote it.") from None
-        if isinstance(value, bool) and text.lower() not in ("true", "false"):
-            value = text  # `no` is a word of Trainer's, not false
         if not rest:
+            kinds = members(known.get(first, Any))
+            is_word = isinstance(value, bool) and text.lower() not in ("true", "false")  # `no` is one of Trainer's
+            if str in kinds and (is_word or not any(fits(value, kind) for kind in (*kinds, bool))):
+                value = text
             settings[first] = value
             continue
-        settings[first] = inner = dict(settings.get(first) or {})
-        for name in rest[:-1]:
-            inner[name] = inner = dict(inner.get(name) or {})
+        inner = settings
+        for name in (first, *rest[:-1]):
+            part = inner.get(name) or {}
+            if not isinstance(part, dict):
+                raise ValueError(f"--{key} is a part of `{name}`, which is {part!r} and no dictionary: leave one out.")
+            inner[name] = inner = dict(part)
         inner[rest[-1]] = value
     return settings
 
 
-def refuse_unknown(settings: dict[str, Any], known: Iterable[str], path: str | Path):
+def refuse_unknown(
+    settings: dict[str, Any],
+    known: Iterable[str],
+    path: str | Path,
+    place: str | None = None,
+    elsewhere: dict[str, Iterable[str]] | None = None,
+    **listed: str,
+):
+    """The last arguments are those of `advice`."""
     known = list(known)
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            hint = f"did you mean `{near[0]}`?" if near else "this task has none there."
-            raise ValueError(f"{path} has an unknown key `{key}`: {hint}")
-
-
-def to_float(value: str, key: str, path: str | Path) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"{path} sets `{key}` to {value!r}, which is no number.") from None
+            raise ValueError(
+                f"{path} has an unknown key `{key}`: {advice(key, known, near_miss, place, elsewhere, **listed)}"
+            )
