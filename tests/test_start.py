@@ -80,7 +80,8 @@ def test_a_key_that_no_recipe_has_is_refused_at_once_with_the_near_one():
 
 def test_known_keys_of_every_kind_pass_the_first_look():
     words = "r.yaml --seed 1 --config_overrides.depths [8] --save-strategy no --use_cpu --max_steps -1 --mix.prob=1"
-    assert train.parse_options(words.split(), None) == (train.Path("r.yaml"), words.split()[1:])
+    arguments, settings = train.parse_options(words.split(), None)
+    assert (str(arguments.recipe), arguments.overwrite, settings) == ("r.yaml", False, words.split()[1:])
 
 
 def test_what_a_user_has_set_for_threads_stays():
