@@ -29,7 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--license", help="the Hub's id of it, as apache-2.0; where none is known, a push is private")
     parser.add_argument("--with-pictures", action="store_true", help="also pictures of data that are not built in")
     parser.add_argument(
-        "--native", action="store_true", help="also transformers' and timm's own layout, where there is one"
+        "--native", action="store_true", help="also transformers' and timm's own layout, if there is one"
     )
     parser.add_argument("--allow", action="append", default=[], metavar="PATTERN", help="ship these other files too")
     parser.add_argument("--code", choices=("package", "folder"), default="package", help="whose code is shipped")
@@ -66,11 +66,8 @@ CARD = Path(__file__).parent.parent / "model_card.md"
 
 def main(argv: list[str] | None = None) -> str | None:
     """The commit; None of a dry run."""
-    arguments = parse(argv)
-    api = HfApi()
     with tempfile.TemporaryDirectory(prefix="push.") as place:
-        work = Path(place)
-        return publish(arguments, api, work)
+        return publish(parse(argv), HfApi(), Path(place))
 
 
 def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None:
@@ -79,10 +76,9 @@ def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None
         check_tag(arguments.tag)
     folder.mkdir()
     if arguments.folder.is_dir() and get_token() is None and not arguments.dry_run:
-        who(api)  # says how to log in, before anything takes time
-    settings = dict(code=arguments.code, max_shard_size=arguments.max_shard_size, allow=arguments.allow)
-    settings |= dict(with_pictures=arguments.with_pictures)
-    staged = stage(arguments.folder, folder, **settings)
+        who(api)  # says how to log in
+    names = ("code", "max_shard_size", "allow", "with_pictures")
+    staged = stage(arguments.folder, folder, **{name: getattr(arguments, name) for name in names})
     if arguments.native:
         write_twins(folder, work)
     remote = see(api, repo, arguments.dry_run)
@@ -99,11 +95,10 @@ def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None
     if own_card:
         (folder / "README.md").write_text((staged.checkpoint / "README.md").read_text(encoding="utf-8"))
     else:
-        known = dict(license=license, repo=repo)
-        write_card(folder, CARD, revision=tag, **known)
+        write_card(folder, CARD, revision=tag, license=license, repo=repo)
         if remote.changes(staged.files) != ([], []) and tag in remote.tags:  # a version of its own
             tag = remote.free_tag(arguments.tag)
-            write_card(folder, CARD, revision=tag, **known)
+            write_card(folder, CARD, revision=tag, license=license, repo=repo)
 
     unchanged = remote.changes(staged.files) == ([], []) and tag in remote.tags
     if unchanged and not arguments.dry_run:
@@ -117,9 +112,8 @@ def publish(arguments: argparse.Namespace, api: HfApi, work: Path) -> str | None
     made = Pushed(str(remote.head), tag, None)
     if not unchanged:
         print(f"As {who(api)} to {api.endpoint}")
-        message = arguments.message or f"{tag}: {kind_of(folder)}"
-        sending = dict(api=api, message=message, private=arguments.private, create_pr=arguments.create_pr)
-        made = push(staged.files, repo, remote=remote, tag=tag, **sending)
+        sending = dict(api=api, remote=remote, private=arguments.private, create_pr=arguments.create_pr)
+        made = push(staged.files, repo, tag=tag, message=arguments.message or f"{tag}: {kind_of(folder)}", **sending)
         if made.pull_request:
             print(f"The pull request: {made.url}\nOnce it is merged, make the tag {tag} that its card names.")
             return made.commit
