@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is ARM's
 OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: can't allocate memory")
