@@ -64,7 +64,7 @@ def one(folder, recipes):
 
 @pytest.fixture(scope="module")
 def scenarios(folder):
-    names = ["counted"]
+    names = ["counted", "streamed"]
     if Version(torch.__version__) >= Version("2.8"):  # before, gloo scatters no sums
         names.append("fully_sharded")
     launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.two_processes"]
@@ -103,6 +103,14 @@ def test_every_row_counts_once_for_any_split(scenarios):
         assert found["labels"] is True, name
         assert found["logits"] <= 1e-6, name
         assert found["loss"] <= 1e-6, name
+
+
+def test_a_stream_gives_whole_rows_and_to_an_evaluation_each_once(scenarios):
+    found = scenarios["streamed"]
+    for count in (8, 7, 1):
+        assert found["labels"][f"{count} rows"] == [index % 3 for index in range(count)]
+    assert sorted(found["seen"]) == [[number, [number] * 3] for number in range(8)]
+    assert "`dispatch_batches: false` in `accelerator_config`" in found["refused"]["True"]
 
 
 def test_what_two_processes_save_is_whole(two):

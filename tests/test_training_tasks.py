@@ -275,3 +275,19 @@ def test_a_word_that_no_caption_had_is_unknown_and_padding_is_masked():
     words = [tokenizer.convert_ids_to_tokens(row) for row in ids["input_ids"]]
     assert words == [["[BOS]", "a", "fox", "[EOS]", "[PAD]", "[PAD]"], ["[BOS]", "a", "[UNK]", "dog", "[UNK]", "[EOS]"]]
     assert ids["attention_mask"][0] == [1, 1, 1, 1, 0, 0]
+
+
+def test_where_there_is_nothing_to_find_a_figure_is_no_number():
+    """No division by 0, and no -1 that looks like a figure."""
+    nothing = dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    found = metrics.average_precision([{**nothing, "scores": torch.zeros(0)}] * 2, [nothing] * 2)
+    rows = Dataset.from_list([{"objects": {"bbox": [], "category": []}, "width": 8, "height": 8}] * 2)
+    config = tiny()
+    visible = dict(pixel_values=picture(1, 3, 32, 32), bool_masked_pos=torch.zeros(1, 16).long())
+    figures = [*found.values(), *metrics.constant_boxes(rows, rows, 3).values(), *metrics.chance(0).values()]
+    figures += [metrics.mean_colour_error(batches, config) for batches in ([], [visible])]
+    figures.append(metrics.flat_patch_error([], config))
+    assert len(figures) == 13
+    assert all(figure != figure for figure in figures)
+    hidden = {**visible, "bool_masked_pos": torch.ones(1, 16).long()}
+    assert metrics.mean_colour_error([hidden], config) > 0

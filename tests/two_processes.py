@@ -18,10 +18,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
+from torch.utils.data import IterableDataset
 from torch.utils.data import default_collate
 from transformers import TrainingArguments
 
 from modeling_vit_custom import ViTCustomForImageClassification
+from modeling_vit_custom import ViTCustomForObjectDetection
 from modeling_vit_custom.training.averaging import WeightAverage
 from modeling_vit_custom.training.parameter_groups import parameter_groups
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
@@ -155,7 +157,77 @@ def counted(folder: Path) -> dict:
     return found
 
 
-SCENARIOS = {"fully_sharded": fully_sharded, "counted": counted}
+class Boxes(IterableDataset):
+    """A stream whose image tells its number, and has three objects of a class of that number."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __iter__(self):
+        for index in range(self.count):
+            objects = {"class_labels": torch.full((3,), index), "boxes": torch.full((3, 4), 0.4)}
+            yield {"pixel_values": torch.full((3, 32, 32), float(index)), "labels": objects}
+
+
+class Stream(IterableDataset):
+    def __init__(self, count: int):
+        self.rows = Images(count)
+
+    def __iter__(self):
+        yield from (self.rows[index] for index in range(self.rows.count))
+
+
+def collate_boxes(rows: list[dict]) -> dict:
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "labels": [row["labels"] for row in rows],
+    }
+
+
+class Sees(ViTCustomTrainer):
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        pictures = inputs["pixel_values"].mean((1, 2, 3)).round().long().tolist()
+        self.seen += zip(pictures, [one["class_labels"].tolist() for one in inputs["labels"]], strict=True)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def streamed(folder: Path) -> dict:
+    """Streams: each row once, whole, or not at all."""
+    common = dict(use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no")
+    args = TrainingArguments(str(folder / "streamed"), per_device_eval_batch_size=2, **common)
+    labels = {
+        f"{count} rows": ViTCustomTrainer(fresh(), args).predict(Stream(count)).label_ids.tolist()
+        for count in (8, 7, 1)
+    }
+    detection = fill(ViTCustomForObjectDetection(tiny(num_labels=8, prefix_tokens=["cls"] + ["detection"] * 5)))
+    refused = {}
+    for dispatch in (None, True):
+        args = TrainingArguments(
+            str(folder / "streamed"),
+            per_device_train_batch_size=2,
+            max_steps=2,
+            accelerator_config={"dispatch_batches": dispatch},
+            **common,
+        )
+        trainer = Sees(detection, args, data_collator=collate_boxes, train_dataset=Boxes(8))
+        trainer.seen = []
+        if dispatch and dist.get_rank():  # the first process alone reads
+            continue
+        try:
+            if dispatch:
+                trainer.get_train_dataloader().collate_fn(list(Boxes(2)))
+            else:
+                trainer.train()
+        except ValueError as error:
+            refused[str(dispatch)] = str(error)
+        if not dispatch:
+            mine = trainer.seen
+    both: list = [None, None]
+    dist.all_gather_object(both, mine)
+    return {"labels": labels, "seen": both[0] + both[1], "refused": refused}
+
+
+SCENARIOS = {"fully_sharded": fully_sharded, "counted": counted, "streamed": streamed}
 
 
 def main(folder: str, *names: str):

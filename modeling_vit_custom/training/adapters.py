@@ -98,8 +98,8 @@ def peft_as_it_is() -> Iterator[None]:
 
 
 def let_gradients_through(model: nn.Module) -> bool:
-    """Whether it was needed: where a layer learns whose activations are checkpointed, and by reentrant checkpoints: those compute no gradient
-    for a layer whose input has none, as behind frozen embeddings. So the embeddings' output gets one.
+    """Reentrant checkpoints compute no gradient for a layer whose input has none, as behind frozen embeddings: so the
+    embeddings' output gets one. False where no such layer learns.
     """
     if not any(is_reentrant(module) and learns(module) for module in model.modules()):
         return False

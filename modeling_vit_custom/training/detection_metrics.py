@@ -1,5 +1,6 @@
 """Of boxes: COCO's mean average precision, by torchmetrics and pycocotools."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class DetectionMetrics(ArrayMetric):
         metric.update(as_tensors(predictions), as_tensors(references))
         values = metric.compute()
         figures: dict[str, Any] = {name: float(values[name]) for name in ("map", "map_50", "map_75")}
+        figures = {name: value if value >= 0 else math.nan for name, value in figures.items()}  # -1: nothing to find
         if class_names is not None:
             classes = (values[name].reshape(-1).tolist() for name in ("classes", "map_per_class"))
             found = {index: value for index, value in zip(*classes, strict=True) if value >= 0}  # -1: of no image

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import IterableDataset
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 
 ROW_IDS = "row_ids"  # of a batch, which are no tensor
 FOR_TRAINING = dict(dataloader_drop_last=False, train_sampling_strategy="random")  # what an evaluation has instead
@@ -95,16 +96,16 @@ class WholeRows(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """
         Raises:
-            ValueError: there is no whole batch.
+            ValueError: there are no rows, or no whole batch.
         """
+        rows: Any = self.train_dataset
+        if hasattr(rows, "__len__") and not len(rows):
+            raise ValueError("`train_dataset` has no rows: look at what it was read from, or filtered by.")
         loader = super().get_train_dataloader()
-        rows = self.train_dataset
-        if hasattr(rows, "__len__") and hasattr(loader, "__len__") and not len(loader):  # type: ignore[arg-type]
+        if has_length(loader) and not len(loader):
             size, processes = self._train_batch_size, self.args.world_size
-            if not len(rows):  # type: ignore[arg-type]
-                raise ValueError("`train_dataset` has no rows: look at what it was read from, or filtered by.")
             raise ValueError(
-                f"`train_dataset` has {len(rows)} rows, fewer than a batch of {size}"  # type: ignore[arg-type]
+                f"`train_dataset` has {len(rows)} rows, fewer than a batch of {size}"
                 f"{f' on each of {processes} processes' if processes > 1 else ''}, and `dataloader_drop_last` leaves "
                 "out what fills none: set it to false, or lower `per_device_train_batch_size`."
             )

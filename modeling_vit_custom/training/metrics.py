@@ -1,5 +1,6 @@
 """Metrics that need no download: modules of Hugging Face evaluate, beside this file; and figures of trivial answers."""
 
+import math
 import uuid
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -64,10 +65,10 @@ def corners_of(row: dict[str, Any]) -> torch.Tensor:
 def constant_boxes(train: Dataset, test: Dataset, num_labels: int) -> dict[str, float]:
     """Average precision of one answer for all images: each class's mean box, scored by its frequency."""
     train, test = (rows.select_columns(["objects", "width", "height"]) for rows in (train, test))
-    boxes = torch.cat([corners_of(row) for row in train])
-    classes = torch.cat([torch.tensor(row["objects"]["category"]).long() for row in train])
+    boxes = torch.cat([torch.zeros(0, 4), *(corners_of(row) for row in train)])
+    classes = torch.cat([torch.zeros(0).long(), *(torch.tensor(row["objects"]["category"]).long() for row in train)])
     seen = [label for label in range(num_labels) if (classes == label).any()]
-    means = torch.stack([boxes[classes == label].mean(0) for label in seen])
+    means = torch.stack([boxes[classes == label].mean(0) for label in seen]) if seen else boxes
     scores = torch.tensor([(classes == label).float().mean() for label in seen])
     found, truth = [], []
     for row in test:
@@ -83,7 +84,11 @@ def retrieval(images: Any, texts: Any) -> dict[str, float]:
 
 
 def chance(count: int) -> dict[str, float]:
-    return {f"{name}_recall_{k}": min(k / count, 1.0) for name in ("caption", "image") for k in (1, 5)}
+    return {
+        f"{name}_recall_{k}": min(k / count, 1.0) if count else math.nan
+        for name in ("caption", "image")
+        for k in (1, 5)
+    }
 
 
 def mean_colour_error(batches: Iterable[dict[str, torch.Tensor]], config: Any) -> float:
@@ -92,10 +97,10 @@ def mean_colour_error(batches: Iterable[dict[str, torch.Tensor]], config: Any) -
     for batch in batches:
         pixels = batch["pixel_values"]
         hidden = hidden_pixels(config, batch["bool_masked_pos"], tuple(pixels.shape[2:])).to(pixels.dtype)
-        mean = (pixels * (1 - hidden)).sum((2, 3), keepdim=True) / (1 - hidden).sum((2, 3), keepdim=True)
+        mean = (pixels * (1 - hidden)).sum((2, 3), keepdim=True) / (1 - hidden).sum((2, 3), keepdim=True).clamp(min=1)
         total += ((pixels - mean).abs() * hidden).sum().item() / pixels.shape[1]
         count += hidden.sum().item()
-    return total / count
+    return total / count if count else math.nan
 
 
 def flat_patch_error(batches: Iterable[dict[str, torch.Tensor]], config: Any) -> float:
@@ -108,7 +113,7 @@ def flat_patch_error(batches: Iterable[dict[str, torch.Tensor]], config: Any) ->
             target = target / (target.var(-1, keepdim=True) + 1e-6).sqrt()
         total += target.square().mean(-1).sum().item()
         count += target.shape[0] * target.shape[1]
-    return total / count
+    return total / count if count else math.nan
 
 
 def unpatchify(logits: torch.Tensor, pixel_values: torch.Tensor, config: Any) -> torch.Tensor:

@@ -179,7 +179,9 @@ def draw_reliability(bins: dict[str, list], error: float) -> Image.Image:
     above.plot((0, 1), (0, 1), "--", color=HIDDEN, label="calibrated")
     above.set(ylabel="accuracy", ylim=(0, 1.03), title=f"expected calibration error {error:.4f}")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    under.bar(places, np.array(bins["count"]) / sum(bins["count"]), width=1 / number, color=HIDDEN, edgecolor=INK)
+    under.bar(
+        places, np.array(bins["count"]) / max(sum(bins["count"]), 1), width=1 / number, color=HIDDEN, edgecolor=INK
+    )
     under.set(xlabel="confidence", ylabel="share of images", xlim=(0, 1), ylim=(0, 1))
     return picture_of(figure)
 

@@ -43,7 +43,8 @@ from .parameter_groups import make_optimizer
 
 LONG = 0.3  # of the time of training
 SMALLER = (
-    "halve it and double `gradient_accumulation_steps`, which takes the same steps, or set `auto_find_batch_size: true`"
+    "lower it and raise `gradient_accumulation_steps` as much, which takes the same steps, set `auto_find_batch_size: "
+    "true`, or keep fewer activations by `gradient_checkpointing: true`"
 )
 KNOWS_SCALED = hasattr(Trainer, "loss_is_scaled_for_ga")  # not in transformers 5.5
 SMOOTHER_COUNTS = "num_items_in_batch" in inspect.signature(LabelSmoother.__call__).parameters  # not in 5.5
@@ -100,10 +101,10 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
     The evaluation's loss is the mean over all items too, or for a vector the mean over images of the batches' losses;
     on several processes no row counts twice.
 
-    A loss of one's own (`compute_loss` of a class before or behind this one, or `compute_loss_func`) is taken apart: what
-    was divided by `num_items_in_batch` adds up over accumulated batches and processes; the rest, a mean over its own
-    batch, is weighted by the batch's items, or as by Trainer where they cannot be counted. So it must not multiply by
-    the number of processes, and `loss_is_scaled_for_ga` may say what it is instead.
+    A loss of one's own (`compute_loss` of a class before or behind this one, or `compute_loss_func`) is taken apart:
+    what was divided by `num_items_in_batch` adds up over accumulated batches and processes; the rest, a mean over its
+    own batch, is weighted by the batch's items, or as by Trainer where they cannot be counted. So it must not multiply
+    by the number of processes. `loss_is_scaled_for_ga` says instead what it is.
 
     Args, beside Trainer's:
         device_steps: called in turn on each batch on its device, `(inputs, training) -> inputs`, such as MixPixels(),
@@ -272,7 +273,11 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
 
     def own_loss(self, compute: Callable, model, inputs, num_items_in_batch=None, **given: Any) -> Any:
         """A loss of one's own, as this batch's contribution to an optimizer step."""
-        steps, scaled, num_items = self.current_gradient_accumulation_steps, self.loss_is_scaled_for_ga, num_items_in_batch
+        steps, scaled, num_items = (
+            self.current_gradient_accumulation_steps,
+            self.loss_is_scaled_for_ga,
+            num_items_in_batch,
+        )
         across = self.args.average_tokens_across_devices
         processes = self.args.world_size if across else 1
         items = self.items_of_batches.pop(0) if self.items_of_batches else None
@@ -328,7 +333,9 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
             answer = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
             if real is not None and len(self.evaluated) > known:
                 self.evaluated.pop()
-                self.idles = real == 0  # it still runs, with a row that counts nothing: parts of a model may be elsewhere
+                self.idles = (
+                    real == 0
+                )  # it still runs, with a row that counts nothing: parts of a model may be elsewhere
                 try:
                     part = {key: value[: max(real, 1)] for key, value in whole.items()}
                     super().prediction_step(model, part, True, ignore_keys)
