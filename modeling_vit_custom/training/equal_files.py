@@ -72,8 +72,9 @@ def equal_rows(train: Dataset, test: Dataset) -> list[tuple[int, int]] | None:
 
 def by(key: Callable[[Any], bytes], rows: Dataset, places: list[int]) -> dict[Any, list[int]]:
     found: dict[Any, list[int]] = {}
-    for place in places:
-        found.setdefault(key(rows[place]["image"]), []).append(place)
+    images = (image for part in undecoded(rows.select(places)) for image in part.to_pylist())
+    for place, image in zip(places, images, strict=True):
+        found.setdefault(key(image), []).append(place)
     return found
 
 

@@ -1,5 +1,6 @@
 """Folders of pictures as rows: the listing decides files, splits and classes, and what it leaves out is said."""
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from datasets import Image
 from datasets import IterableDataset
 from datasets import IterableDatasetDict
 from datasets import Value
-from datasets.fingerprint import Hasher
 
 from .columns import Splits
 from .columns import first
@@ -52,8 +52,12 @@ class Rows:
         table = pa.Table.from_pylist(rows, schema=self.features.arrow_schema)
         names = [name for name, kind in self.features.items() if isinstance(kind, Image)]
         files = [os.stat(row[name]["path"]) for row in rows for name in names if row[name]]
-        mark = Hasher.hash([rows, [(one.st_mtime_ns, one.st_size) for one in files]])  # a changed picture is another
-        return Dataset(table, info=datasets.DatasetInfo(features=self.features), fingerprint=mark)
+        mark = repr((rows, [(one.st_mtime_ns, one.st_size) for one in files]))  # a changed picture is another
+        return Dataset(
+            table,
+            info=datasets.DatasetInfo(features=self.features),
+            fingerprint=hashlib.sha256(mark.encode()).hexdigest()[:32],
+        )
 
 
 def each(rows: list[dict[str, Any]]):
