@@ -4,6 +4,8 @@ unasked."""
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,9 @@ from modeling_vit_custom.training import examples
 from modeling_vit_custom.training import history
 from modeling_vit_custom.training import load_digits
 from scripts import evaluate_checkpoint
-from scripts import predict
 from scripts.train import main as train
 from tests.recipes import write_recipe
+from tests.support import ROOT
 
 SHORT = dict(max_steps=4, eval_steps=2, save_steps=2, gradient_accumulation_steps=1, mix=None)
 
@@ -185,31 +187,41 @@ def test_a_mistake_names_the_file(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("count", [1, 3, 25])
-def test_a_stranger_is_shown_any_number_of_pictures_of_any_name(whole, tmp_path, count, monkeypatch, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(whole[1], run)
-    labels = json.loads((run / "examples/labels.json").read_text())
+STRANGER = """
+import sys
+sys.path.insert(0, {scripts!r})
+import predict
+for folder in {folders!r}:
+    try:
+        print(predict.main([folder]))
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_stranger_is_shown_any_number_of_pictures_of_any_name(whole, tmp_path):
+    """Also where the checkpoint in a run is named; and a folder without examples gets a sentence."""
+    labels = json.loads((whole[1] / "examples/labels.json").read_text())
     assert {[*labels.values()].count(str(digit)) for digit in range(10)} == {2, 3}
-    config = json.loads((run / "checkpoint/config.json").read_text())
-    name = "a very long name, such as ImageNet has them, of a class"
-    config["id2label"] |= {"0": name}
-    (run / "checkpoint/config.json").write_text(json.dumps(config))
-    kept = {file: name if label == "0" else label for file, label in [*labels.items()][:count]}
-    (run / "examples/labels.json").write_text(json.dumps(kept))
-    for folder in (run, run / "checkpoint"):
-        picture = predict.main([str(folder)])
-        assert picture == run / "predictions.png"
-    with Image.open(picture) as drawn:
-        assert drawn.width > 400
-    assert capsys.readouterr().out.count(".png  ") == 2 * count
-
-
-def test_a_folder_without_examples_gets_a_sentence(tmp_path, whole):
-    with pytest.raises(FileNotFoundError, match=r"has no examples/labels.json: name the folder of a run"):
-        predict.main([str(tmp_path)])
-    with pytest.raises(FileNotFoundError, match=r"has no examples/labels.json: name the folder of a run"):
-        predict.main([str(whole[1] / "trainer/checkpoint-4")])
+    name, folders = "a very long name, such as ImageNet has them, of a class", []
+    for count in (1, 3, 25):
+        run = tmp_path / str(count)
+        shutil.copytree(whole[1], run)
+        config = json.loads((run / "checkpoint/config.json").read_text())
+        config["id2label"] |= {"0": name, "6": "one_word_" * 9}
+        (run / "checkpoint/config.json").write_text(json.dumps(config))
+        kept = {file: name if label == "0" else label for file, label in [*labels.items()][:count]}
+        (run / "examples/labels.json").write_text(json.dumps(kept))
+        folders.append(str(run / "checkpoint" if count == 3 else run))
+    folders += [str(tmp_path), str(whole[1] / "trainer/checkpoint-4")]
+    code = STRANGER.format(scripts=str(ROOT / "scripts"), folders=folders)
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for count in (1, 3, 25):
+        with Image.open(tmp_path / str(count) / "predictions.png") as drawn:
+            assert drawn.width > 400
+    assert done.stdout.count(".png  ") == 1 + 3 + 25
+    assert done.stdout.count("has no examples/labels.json: name the folder of a run") == 2
 
 
 def test_the_folder_of_a_run_can_be_evaluated(whole, tmp_path):

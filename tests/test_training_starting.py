@@ -325,3 +325,27 @@ def test_the_folder_of_a_run_is_taken_and_others_get_a_sentence(tmp_path):
             starting.folder_of(str(name))
     with pytest.raises(FileNotFoundError, match=r"is no folder with a config.json, and could not be fetched"):
         starting.folder_of("runs/missing")
+
+
+def test_a_name_on_the_hub_is_fetched_at_its_revision(tmp_path, monkeypatch):
+    """Safetensors, else pickled weights; no code, and nothing in sub-folders."""
+    checkpoint(tmp_path / "first", processor=KEPT["cut"])
+    asked: list[dict] = []
+
+    def fetch(repo, **settings):
+        asked.append(dict(repo=repo, **settings))
+        return str(tmp_path / "first")
+
+    monkeypatch.setattr(starting, "snapshot_download", fetch)
+    model, start = begun(tmp_path, ("dog", "cat"), init_from="alice/pets@v1")
+    assert start.processor.to_dict() == KEPT["cut"].to_dict()
+    before = ViTCustomForImageClassification.from_pretrained(tmp_path / "first")
+    assert torch.equal(model.classifier.weight, before.classifier.weight[[1, 0]])
+    (first,) = asked
+    assert (first["repo"], first["revision"], first["ignore_patterns"]) == ("alice/pets", "v1", ["*/*"])
+    assert {"*.json", "*.safetensors"} <= {*first["allow_patterns"]}
+    assert not {"*.py", "*.bin"} & {*first["allow_patterns"]}
+    (tmp_path / "first/model.safetensors").unlink()
+    starting.folder_of("alice/pets")
+    assert [row["revision"] for row in asked[1:]] == [None, None]
+    assert "*.bin" in asked[2]["allow_patterns"]
