@@ -241,8 +241,11 @@ def test_the_base_model_is_a_name_of_the_hub_or_none(home):
         return told["init_from"], told["base_model"]
 
     assert base("google/vit") == ("google/vit", "google/vit")
+    assert base("google/vit@v1") == ("google/vit@v1", "google/vit")
     assert base(str(start)) == ("mae", None)
     (start / "README.md").write_text(LICENSED)
+    (start / "config.json").write_text("{}")
+    assert base(str(start.parent)) == ("mae", "google/vit")  # the run's folder
     assert base("~/runs/mae/checkpoint") == ("mae", "google/vit")
     (start / "README.md").write_text(LICENSED.replace("google/vit", "/home/joe/vit"))
     assert base(str(start)) == ("mae", None)

@@ -139,7 +139,7 @@ def is_local(dataset: str, settings: dict[str, Any] | None) -> bool:
 
 def is_place(text: str) -> bool:
     """Whether it is, or can only be, something on this machine."""
-    return bool(MACHINE.match(text)) or not HUB_NAME.fullmatch(text) or Path(text).exists()
+    return bool(MACHINE.match(text)) or not HUB_NAME.fullmatch(text.partition("@")[0]) or Path(text).exists()
 
 
 def name_of(place: str, otherwise: str = OWN) -> str:
@@ -164,12 +164,19 @@ def tidy(name: str) -> str:
     return re.sub(r"[^\w /.+()&'-]+", "-", name).strip("-/. ")[:96] or OWN
 
 
+def folder_of(start: str) -> Path:
+    """Of a run's folder, the checkpoint in it."""
+    folder = Path(start).expanduser()
+    return folder / "checkpoint" if (folder / "checkpoint/config.json").is_file() else folder
+
+
 def card_of(start: str) -> dict[str, Any]:
     """The front matter of the card of a folder or of a Hub name; empty where there is none, or it cannot be read."""
-    path = Path(start).expanduser() / "README.md"
+    path = folder_of(start) / "README.md"
     try:
         if not is_place(start):
-            path = Path(hf_hub_download(start, "README.md"))
+            repo, _, revision = start.partition("@")
+            path = Path(hf_hub_download(repo, "README.md", revision=revision or None))
         told = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, yaml.YAMLError, HfHubHTTPError, TransportError):
         return {}
@@ -179,10 +186,10 @@ def card_of(start: str) -> dict[str, Any]:
 def base_model(start: str, card: dict[str, Any]) -> str | None:
     """The Hub's name of what training began from: itself, or what a folder says of its origin."""
     if not is_place(start):
-        return start
+        return start.partition("@")[0]
     told = card.get("base_model")
     try:
-        source = json.loads((Path(start).expanduser() / "source.json").read_text(encoding="utf-8"))
+        source = json.loads((folder_of(start) / "source.json").read_text(encoding="utf-8"))
         found = source["name"] if source["revision"] else None
     except (OSError, ValueError, KeyError, TypeError):
         found = told[0] if isinstance(told, list) and told else told
