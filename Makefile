@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # number of cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart data test check pytest test-oldest test-matrix results speed training-speed learning compare clean
+.PHONY: help setup quickstart data test check pytest test-oldest test-matrix results speed training-speed threads learning compare clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
@@ -21,6 +21,7 @@ help:
 	@echo "make speed        members beside transformers' and timm's models, timed in turns, into docs/speed.md"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
 	@echo "make training-speed  Trainer beside a bare loop, pictures prepared beside pictures trained on, into docs/training_speed.md"
+	@echo "make threads      one and two threads with busy processes beside, into docs/threads.md"
 	@echo "make compare      what is said of ViTs and CNNs, put to the test, into docs/vit_vs_cnn.md: an hour"
 	@echo "make learning     the recipes of every head over three seeds, into docs/learning.md: an hour or two"
 	@echo "make clean        remove the environments, caches and runs"
@@ -87,6 +88,10 @@ test-matrix: setup $(OLDEST)/.ready
 # Members beside transformers' and timm's models, taking turns; into docs/speed.md. The machine should be idle.
 speed: setup
 	$(BIN)/python scripts/benchmark.py
+
+# One and two threads on a machine that is busy by this script alone; into docs/threads.md.
+threads: setup
+	$(BIN)/python scripts/time_threads.py $(ARGS)
 
 # Trainer's step beside a bare loop's; into docs/training_speed.md. The machine should be idle.
 training-speed: setup
