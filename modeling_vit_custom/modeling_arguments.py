@@ -20,8 +20,11 @@ import inspect
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .configuration_checks import near_miss
+
+logger = logging.get_logger(__name__)
 
 # What a forward is handed by libraries that do not ask whether it takes it: never called a slip of its own arguments.
 LIBRARY_NAMES = frozenset(
@@ -30,6 +33,8 @@ LIBRARY_NAMES = frozenset(
     original_sizes output_attentions output_hidden_states past_key_values pixel_attention_mask pixel_mask position_ids
     return_dict return_loss spatial_shapes special_tokens_mask target_sizes task_ids token_type_ids use_cache""".split()
 )
+# torch 2.6 cannot tell export from compilation: there, compiled models resample at the native size too.
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 OF_EVERY_MODEL = frozenset(("output_attentions", "output_hidden_states", "return_dict"))
 
 
@@ -86,4 +91,9 @@ class CheckedArguments:
         if given.get("pixel_values") is not None:
             config = getattr(self.config, "vision_config", self.config)
             check_pixels(given["pixel_values"], config.num_channels)
+        if not torch.compiler.is_compiling() and torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+            logger.warning_once(
+                "`dynamo=False` may fix the batch size of the ONNX program to that of the example, whatever "
+                "`dynamic_axes` say: export with `dynamo=True` and `dynamic_shapes`."
+            )
         return super().__call__(*args, **kwargs)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .modeling_arguments import is_exporting
 from .modeling_geometry import Geometry
 from .modeling_geometry import check_back_end
 from .modeling_geometry import make_geometries
@@ -120,6 +121,8 @@ class ViTCustomAttention(nn.Module):
         context, probabilities = attend(
             self, query, key, value, bias, scaling=self.scaling, dropout=dropout, **kwargs
         )  # (B, N, K, D / K)
+        if is_exporting():  # the decompositions for ONNX give another layout, and a recorded flatten could not view it
+            context = context.clone(memory_format=torch.contiguous_format)
         context = context.flatten(2)
         if geometry.windows is not None:
             context = geometry.windows.join(context, batch)

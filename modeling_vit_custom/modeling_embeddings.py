@@ -24,9 +24,7 @@ from torch import nn
 
 from .configuration_checks import POSITION_INTERPOLATIONS
 from .configuration_checks import pair
-
-# torch 2.6 cannot tell export from compilation: there, compiled models resample at the native size too.
-is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+from .modeling_arguments import is_exporting
 
 
 def sincos_positions(rows: int, columns: int, width: int, device: torch.device, like_mae: bool = False) -> torch.Tensor:
