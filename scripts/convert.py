@@ -50,6 +50,7 @@ if __name__ == "__main__":
 from transformers.utils import logging
 
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom.configuration_checks import near_miss
 from modeling_vit_custom.conversion import back
 from modeling_vit_custom.conversion import convert
 from modeling_vit_custom.conversion import verify
@@ -83,7 +84,11 @@ def main(argv: list[str] | None = None) -> Path:
 
 
 def read_preset(name: str) -> ViTCustomConfig:
-    known = PRESETS / f"{name}.json"
+    known, path = PRESETS / f"{name}.json", Path(name)
+    if not (known.is_file() or path.exists()):
+        near = near_miss(name, [preset.stem for preset in PRESETS.glob("*.json")])
+        fix = f"did you mean `{near}`?" if near else "name one of configs/models, or a config.json."
+        raise ValueError(f"There is no preset {name!r}: {fix}")
     return ViTCustomConfig.from_pretrained(str(known) if known.is_file() else name)
 
 

@@ -129,6 +129,19 @@ def test_entries_of_a_pickle_with_a_model_each_are_asked_for(tmp_path):
         assert "not optimizer" in checkpoint.notes[0]
 
 
+def test_tensors_that_a_file_shares_between_models_are_kept_aside(tmp_path):
+    """Tied in the file; and MAE's decoder, of which ours has no use."""
+    tensors = vit(num_classes=0)
+    tensors |= {"mask_token": torch.ones(1, 1, 192), "decoder_embed.weight": torch.ones(2, 192)}
+    torch.save(wrapped("online.", tensors) | wrapped("ema.", tensors), tmp_path / "file.pth")
+    ours = convert(tmp_path / "file.pth", tmp_path / "ours", prefix="online")
+    assert "kept aside, for ours has no use for it: mask_token, decoder_embed.weight" in notes(ours)
+    again = load_file(script.main(["--back", str(ours), str(tmp_path / "again")]) / "file.safetensors")
+    expected = wrapped("online.", tensors) | wrapped("ema.", tensors)
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+
+
 # -- what lies beside the weights --------------------------------------------------------------------------------------
 
 
@@ -331,6 +344,8 @@ def test_a_preset_says_what_a_file_does_not(tmp_path):
         assert (told in notes(ours)) == (source == "original-deit")
         again = script.main(["--back", str(ours), str(tmp_path / f"{source} again")])
         assert [path.name for path in again.iterdir()] == ["file.safetensors"]
+    with pytest.raises(ValueError, match="no preset 'deit_base_patch16_22': did you mean `deit_base_patch16_224`"):
+        script.read_preset("deit_base_patch16_22")
     options = ["--source", "original-deit", "--preset", "deit_base_patch16_224"]
     with pytest.raises(ValueError, match="The preset has a width of 768, the file one of 32"):
         converted(tmp_path / "file.pth", tmp_path / "ours", *options)
@@ -340,7 +355,9 @@ def test_tensors_of_transformers_alone_ask_for_their_configuration(tmp_path):
     folder = saved("vit", tmp_path / "theirs")
     config = folder / "config.json"
     config.rename(tmp_path / "elsewhere.json")
-    with pytest.raises(ValueError, match=r"fit transformers-vit.*with `--config`, or name one with `--source`"):
+    with pytest.raises(
+        ValueError, match=r"fit transformers-vit.*with `--config`, or name one with `--source transformers-vit`"
+    ):
         converted(folder, tmp_path / "ours")
     with pytest.raises(ValueError, match=r"transformers-vit needs: give their config.json with `--config`"):
         converted(folder, tmp_path / "ours", "--source", "transformers-vit")

@@ -1,5 +1,8 @@
 """Whether two configurations of ours describe the same function, however they spell it."""
 
+import copy
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from ..configuration_checks import pair
@@ -67,3 +70,29 @@ def lost_in_training(ours: ViTCustomConfig, other: ViTCustomConfig) -> dict[str,
         for name in TRAINING
         if getattr(ours, name) != getattr(other, name)
     }
+
+
+# Each library knows its own words alone for what it does at other sizes; at a checkpoint's native size no word acts.
+AT_OTHER_SIZES: dict[str, dict[str, tuple[str, ...]]] = {
+    "timm": {
+        "position_interpolation": ("bicubic_antialias",),
+        "window_pad_order": ("shift_then_pad",),
+        "window_clamp": ("per_axis",),
+    },
+    "transformers": {
+        "position_interpolation": ("bicubic", "bicubic_float32", "bicubic_antialias"),
+        "window_pad_order": ("pad_then_shift",),
+        "window_clamp": ("joint",),
+    },
+}
+
+
+def ways(config: ViTCustomConfig, library: str) -> Iterator[ViTCustomConfig]:
+    """The configuration itself, then with each of the library's ways at other sizes."""
+    yield config
+    words = AT_OTHER_SIZES.get(library, {})
+    for choice in product(*words.values()):
+        candidate = copy.deepcopy(config)
+        for name, word in zip(words, choice, strict=True):
+            setattr(candidate, name, word)
+        yield candidate

@@ -28,7 +28,11 @@ FAMILIES = (
         "",
     ),
     (r"blocks\.0\.attn\.(q_proj\.weight|norm\.weight|inner_attn_ln\.weight|rope\.freqs.*)|rope\.freqs.*", "EVA-02", ""),
-    (r"blocks\.0\.attn\.relative_position_bias_table|rel_pos_bias\.relative.*|encoder\.layer\.0\.lambda_1", "BEiT", ""),
+    (
+        r"(?<!layers\.\d\.)blocks\.0\.attn\.relative_position_bias_table|rel_pos_bias\.relative.*|encoder\.layer\.0\.lambda_1",
+        "BEiT",
+        "",
+    ),
     (r"blocks_token_only\..*", "CaiT", ""),
     (r"layers\.0\.blocks\.0\.attn\.(logit_scale|cpb_mlp\..*)|stages\.0\.blocks\.0\.attn\.logit_scale", "Swin V2", ""),
     (r"attn_pool\.(latent|q\.weight)|vision_model\.head\.probe", "SigLIP or another model with attention pooling", ""),

@@ -57,7 +57,7 @@ def read_deit(tensors: Tensors, preset: ViTCustomConfig | None) -> ViTCustomConf
 
 
 def deit_tables(config: ViTCustomConfig, head: bool) -> dict[str, Table]:
-    return {"original": timm_vit.tables(config, head)["original"]}
+    return {"original": [*timm_vit.tables(config, head)["original"], *kept("mask_token", "decoder_{rest}")]}  # MAE's
 
 
 def read_timm(tensors: Tensors) -> ViTCustomConfig:

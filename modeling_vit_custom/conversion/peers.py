@@ -1,43 +1,15 @@
 """The same model in another library, to stand beside ours."""
 
-import copy
-from collections.abc import Iterator
-from itertools import product
-
 from torch import nn
 
 from ..configuration_vit_custom import ViTCustomConfig
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from ..modeling_vit_custom import ViTCustomModel
+from .equal_configs import ways
 from .returning import as_new
 from .returning import nearest
 from .returning import sources_of
 from .sources import Source
-
-# Each library knows its own words alone for what it does at other sizes; at a checkpoint's native size no word acts.
-AT_OTHER_SIZES: dict[str, dict[str, tuple[str, ...]]] = {
-    "timm": {
-        "position_interpolation": ("bicubic_antialias",),
-        "window_pad_order": ("shift_then_pad",),
-        "window_clamp": ("per_axis",),
-    },
-    "transformers": {
-        "position_interpolation": ("bicubic", "bicubic_float32", "bicubic_antialias"),
-        "window_pad_order": ("pad_then_shift",),
-        "window_clamp": ("joint",),
-    },
-}
-
-
-def ways(config: ViTCustomConfig, library: str) -> Iterator[ViTCustomConfig]:
-    """The configuration itself, then with each of the library's ways at other sizes."""
-    yield config
-    words = AT_OTHER_SIZES.get(library, {})
-    for choice in product(*words.values()):
-        candidate = copy.deepcopy(config)
-        for name, word in zip(words, choice, strict=True):
-            setattr(candidate, name, word)
-        yield candidate
 
 
 def as_in(config: ViTCustomConfig, library: str, head: bool) -> tuple[Source, ViTCustomConfig]:

@@ -46,7 +46,8 @@ def find_source(checkpoint: Checkpoint, name: str | None = None) -> Source:
             f"No source knows this checkpoint, whose configuration says {says} and whose first tensors are {first}: "
             f"take a model of {OURS}."
         )
-    if known := [source.name for source in SOURCES.values() if source.knows_names(checkpoint.tensors)]:
+    fits = [s for s in SOURCES.values() if s.recognises(checkpoint) or s.knows_names(checkpoint.tensors)]
+    if known := [source.name for source in fits]:
         raise ValueError(
             f"The names of {checkpoint.name}'s tensors fit {', '.join(known)}: give its config.json with `--config`, "
             f"or name one with `--source {known[0]}` and a preset of the same sizes by `--preset`."

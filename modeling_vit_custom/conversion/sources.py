@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..configuration_vit_custom import ViTCustomConfig
+from .equal_configs import ways
 from .rename import Table
 from .rename import Tensors
 
@@ -101,7 +102,13 @@ class Source(ABC):
         found = [checkpoint.tensors[name].shape[0] for name in heads if name in checkpoint.tensors]
         if found and preset.num_labels != found[0]:
             preset.num_labels = found[0]
-        return replace(checkpoint, config=self.write_config(preset, bool(found)))
+        reasons = []
+        for candidate in ways(preset, self.library):
+            try:
+                return replace(checkpoint, config=self.write_config(candidate, bool(found)))
+            except ValueError as error:
+                reasons.append(error)
+        raise reasons[0]
 
     @abstractmethod
     def read_config(self, checkpoint: Checkpoint) -> ViTCustomConfig:

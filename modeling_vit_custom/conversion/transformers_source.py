@@ -77,7 +77,7 @@ class TransformersSource(Source):
         return bool(self.architecture(checkpoint))
 
     def knows_names(self, tensors: Tensors) -> bool:
-        first = re.compile(rf"(vit\.|{re.escape(self.base)}\.)?embeddings\.patch_embeddings?\.(projection\.)?weight")
+        first = re.compile(rf"({self.base or 'vit'}\.)?embeddings\.patch_embeddings?\.(projection\.)?weight")
         return any(first.fullmatch(name) for name in tensors)
 
     def has_head(self, checkpoint: Checkpoint) -> bool:

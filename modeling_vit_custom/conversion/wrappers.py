@@ -72,7 +72,7 @@ def unwrapped(checkpoint: Checkpoint, prefix: str | None = None) -> Checkpoint:
             f"No model's names begin with `{prefix}`, so that `--prefix` cannot choose it: there is {there}."
         )
     if len(prefixes) > 1 and prefix not in prefixes:
-        quoted = [f"`{checkpoint.entry}{found}`" for found in prefixes]
+        quoted = [f"`{checkpoint.entry}{found}`" if found else "nothing" for found in prefixes]
         raise ValueError(
             f"{checkpoint.name} holds several models, whose names begin with {', '.join(quoted)}: choose one with "
             f"`--prefix`, as in `--prefix {checkpoint.entry}{prefixes[-1]}`."
@@ -98,6 +98,6 @@ def unwrapped(checkpoint: Checkpoint, prefix: str | None = None) -> Checkpoint:
         checkpoint,
         tensors={name: checkpoint.tensors[full] for name, full in inner.items()},
         names={name: full for name, full in inner.items() if name != full},
-        outside={full: checkpoint.tensors[full] for full in outside},
+        outside={full: checkpoint.tensors[full].clone() for full in outside},  # two models may share memory
         notes=(*checkpoint.notes, *notes),
     )
