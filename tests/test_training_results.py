@@ -95,7 +95,7 @@ def test_what_a_tracker_wrote_stays_and_a_result_is_not_replaced_unasked(tmp_pat
     train([*words, "--overwrite", "--seed", "9"])
     assert json.loads((run / "metrics.json").read_text())["seed"] == 9
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(run / "logs"))
-    with pytest.raises(ValueError, match="TENSORBOARD_LOGGING_DIR is in .* leave it out"):
+    with pytest.raises(ValueError, match=r"TENSORBOARD_LOGGING_DIR is in .* leave it out"):
         train([*words, "--overwrite"])
 
 
