@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from PIL import ImageColor
 from PIL import ImageDraw
@@ -146,7 +147,8 @@ def draw_history(rows: Sequence[dict[str, Any]]) -> Image.Image:
     single = [name for name in ("learning_rate", "grad_norm") if name in names]
     losses = [name for name in names if name.endswith("loss")]
     metrics = [name for name in names if name not in (*single, *losses)]
-    panels = {"loss": losses, "metrics": metrics[:MOST_LINES], **{name: [name] for name in single}}
+    panels: dict[str, list[str]] = {"loss": losses, "metrics": metrics[:MOST_LINES]}
+    panels |= {name: [name] for name in single}
     panels = {title: lines for title, lines in panels.items() if lines}
     figure = Figure(figsize=(9, 0.4 + 2.2 * max(1, len(panels))), layout="constrained", dpi=100)
     for axes, (title, lines) in zip(
@@ -161,7 +163,7 @@ def draw_history(rows: Sequence[dict[str, Any]]) -> Image.Image:
         if lines != [title]:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     figure.axes[-1].set(xlabel="step")
-    figure.axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return picture_of(figure)
 
 
