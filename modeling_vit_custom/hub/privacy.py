@@ -38,7 +38,8 @@ def keep_private(run: Path, folder: Path, with_pictures: bool) -> list[str]:
     Raises:
         HubProblem: a picture holds EXIF, and is no PNG, which can be written again without loss.
     """
-    metrics, told = folder / "metrics.json", {}
+    metrics = folder / "metrics.json"
+    told: dict[str, Any] = {}
     if metrics.is_file():
         told = public(json.loads(metrics.read_text(encoding="utf-8")))
         metrics.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
