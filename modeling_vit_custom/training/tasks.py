@@ -37,6 +37,8 @@ from .collators import Numbered
 from .collators import PreTrainingCollator
 from .collators import SegmentationCollator
 from .detection_data import DetectionCollator
+from .tokenizers import check_end
+from .tokenizers import special_ids
 from .tokenizers import word_tokenizer
 
 HALVES = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
@@ -276,8 +278,8 @@ class ImageText(Task):
     model_class, config_class, processor_class = ViTCustomDualEncoder, ViTCustomDualEncoderConfig, CLIPImageProcessor
 
     def config(self, splits, settings):
-        vocabulary = len(word_tokenizer(splits["train"]["caption"]))
-        text = {"vocab_size": vocabulary, **settings.get("text_config", {})}
+        words = word_tokenizer(splits["train"]["caption"])
+        text = {"vocab_size": len(words), **special_ids(words), **settings.get("text_config", {})}
         return ViTCustomDualEncoderConfig(**settings | {"text_config": text})
 
     def processor(self, config, splits, settings):
@@ -288,6 +290,7 @@ class ImageText(Task):
         return VisionTextDualEncoderProcessor(images, word_tokenizer(splits["train"]["caption"], length))
 
     def collator(self, processor, config, settings):
+        check_end(processor.tokenizer, config)
         return ImageTextCollator(processor, **settings)
 
     def compute_metrics(self, processor, config):
