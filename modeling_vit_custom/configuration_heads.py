@@ -27,7 +27,10 @@ COUNTS = (
     "num_queries",
 )
 COSTS = ("class_cost", "bbox_cost", "giou_cost", "bbox_loss_coefficient", "giou_loss_coefficient")
-SEGMENTATION_DECODERS = ("mask_transformer", "linear")
+SEGMENTATION_WORDS = {
+    "segmentation_decoder": ("mask_transformer", "linear"),
+    "mask_norm": (None, "layer_norm", "scale"),
+}
 
 
 @dataclass
@@ -43,6 +46,9 @@ class HeadFields:
         mask_ratio (`float`): the share of patches that pre-training hides (MAE).
         norm_pix_loss (`bool`): pre-training predicts each patch's pixels after their mean and deviation are taken out.
         segmentation_decoder (`str`): `"mask_transformer"` or `"linear"` (Segmenter, 3.2).
+        mask_norm (`str`, *optional*): how a mask transformer's cosines become logits: `"layer_norm"` over the classes
+            (Segmenter), which of two leaves little but the sign, or a learned `"scale"` and offset a class. A model
+            sets it when built: `"scale"` for two or three classes, else `"layer_norm"`.
         semantic_loss_ignore_index (`int`): a label that no pixel's loss counts.
         num_queries (`int`): how many objects a detection decoder can find. A model with `"detection"` tokens among its
             `prefix_tokens` has one a token instead, and no decoder (YOLOS).
@@ -60,6 +66,7 @@ class HeadFields:
     mask_ratio: float | int = 0.75
     norm_pix_loss: bool = True
     segmentation_decoder: str = "mask_transformer"
+    mask_norm: str | None = None
     semantic_loss_ignore_index: int = 255
     num_queries: int = 100
     auxiliary_loss: bool = True
@@ -94,8 +101,6 @@ def head_problems(config) -> Iterator[str]:
     detection = [place for place, token in enumerate(config.prefix_tokens) if token == "detection"]
     if detection and detection[-1] - detection[0] >= len(detection):
         yield "`prefix_tokens` has 'detection' tokens with others between them: put them side by side."
-    if config.segmentation_decoder not in SEGMENTATION_DECODERS:
-        yield (
-            f"`segmentation_decoder` must be one of {', '.join(SEGMENTATION_DECODERS)}; "
-            f"got {config.segmentation_decoder!r}."
-        )
+    for name, words in SEGMENTATION_WORDS.items():
+        if getattr(config, name) not in words:
+            yield f"`{name}` must be one of {', '.join(map(str, words))}; got {getattr(config, name)!r}."

@@ -173,8 +173,12 @@ class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         refuse_foreign(config_dict, cls)
         refuse_slips(kwargs, cls)
-        if kwargs.get("num_labels") not in (None, len(config_dict.get("id2label") or ())):  # the old names are void
-            config_dict = {key: config_dict[key] for key in config_dict if key not in ("id2label", "label2id")}
+        if "ViTCustomForSemanticSegmentation" in (config_dict.get("architectures") or ()):
+            config_dict = {"mask_norm": "layer_norm", **config_dict}  # before the field there was no other
+        labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ())
+        if labels not in (0, len(config_dict.get("id2label") or ()) or config_dict.get("num_labels", 2)):
+            void = ("id2label", "label2id", "mask_norm")  # of the old classes
+            config_dict = {key: config_dict[key] for key in config_dict if key not in void}
         # At once, not one by one: settings are judged together, and what is wrong in a file can be put right.
         config_dict = config_dict | {key: kwargs[key] for key in kwargs if key in cls.__dataclass_fields__}
         return super().from_dict(config_dict, **kwargs)

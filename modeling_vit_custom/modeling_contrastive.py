@@ -38,8 +38,15 @@ def num_text_positions(text_model: PreTrainedModel) -> int | None:
     return getattr(text_model.config, "max_position_embeddings", None)
 
 
-def check_captions(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_positions: int | None, vocab_size: int):
-    """Raise where captions cannot be read. Values are looked at on CPU only: elsewhere it would stall the device."""
+def check_captions(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, num_positions: int | None, vocab_size: int, end: int | None
+):
+    """Raise where captions cannot be read. Values are looked at on CPU only: elsewhere it would stall the device.
+
+    Args:
+        end: the token whose vector is the caption's, if the text tower takes one (CLIP). Without it in a caption the
+            tower takes the first token, which is the same for all.
+    """
     if num_positions is not None and input_ids.shape[1] > num_positions:
         raise ValueError(
             f"Captions of {input_ids.shape[1]} tokens are longer than the {num_positions} positions of the text tower: "
@@ -57,6 +64,14 @@ def check_captions(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_po
             raise ValueError(
                 f"Token {token} is not among the {vocab_size} that the text tower knows: take its own tokenizer, "
                 "or call `resize_token_embeddings(len(tokenizer))`."
+            )
+    if end is not None:
+        # CODEPATH: CLIP's towers with 2, a mistake of older transformers, take the highest token instead
+        ends = (input_ids == end) | ((input_ids == input_ids.max()) & (end == 2))
+        if not ends.any(dim=1).all():
+            raise ValueError(
+                f"Caption {int(ends.any(dim=1).int().argmin())} of the batch has no end token {end}, where the text "
+                "tower looks: set `eos_token_id` in `text_config` to the tokenizer's, and end each caption with it."
             )
     if not attention_mask.any(dim=1).all():
         empty = int(attention_mask.any(dim=1).int().argmin())

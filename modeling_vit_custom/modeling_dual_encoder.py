@@ -176,7 +176,9 @@ class ViTCustomDualEncoder(ViTCustomPreTrainedModel):
         return_dict = kwargs.pop("return_dict", self.config.return_dict)  # type: ignore[typeddict-item]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         text: Any = self.config.text_config
-        check_captions(input_ids, mask, self.num_text_positions, text.vocab_size)
+        # CODEPATH: CLIP's and its kin's; BERT's pooler takes the first token
+        end = getattr(self.text_model, "eos_token_id", None) if self.config.text_pooling == "pooler_output" else None
+        check_captions(input_ids, mask, self.num_text_positions, text.vocab_size, end)
         given: dict[str, Any] = dict(position_ids=position_ids)
         if getattr(text, "type_vocab_size", 0):  # any tokenizer may give types; GPT-2 would take them for words
             given["token_type_ids"] = token_type_ids

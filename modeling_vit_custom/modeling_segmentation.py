@@ -57,6 +57,19 @@ class ViTCustomLinearDecoder(nn.Module):
         return self.classifier(patch_map.movedim(1, 3)).movedim(3, 1)
 
 
+class ViTCustomScale(nn.Module):
+    """A gain and an offset for each class."""
+
+    def __init__(self, num_labels: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_labels))
+        self.bias = nn.Parameter(torch.empty(num_labels))
+
+    def forward(self, masks: torch.Tensor) -> torch.Tensor:
+        """(B, h * w, L) -> (B, h * w, L)"""
+        return masks * self.weight + self.bias
+
+
 class ViTCustomMaskTransformer(nn.Module):
     """Patches and one learned vector a class attend to each other; how alike they then are is the class's mask (section
     3.2, "Mask Transformer")."""
@@ -72,7 +85,10 @@ class ViTCustomMaskTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.patch_projection = nn.Linear(width, width, bias=False)
         self.class_projection = nn.Linear(width, width, bias=False)
-        self.mask_norm = nn.LayerNorm(config.num_labels, eps=config.layer_norm_eps)
+        # CODEPATH: Segmenter's own; new models of two or three classes, whose LayerNorm leaves hardly more than signs
+        config.mask_norm = config.mask_norm or ("scale" if config.num_labels < 4 else "layer_norm")
+        norm = nn.LayerNorm if config.mask_norm == "layer_norm" else ViTCustomScale
+        self.mask_norm = norm(config.num_labels, eps=config.layer_norm_eps)
 
     def forward(self, patch_map: torch.Tensor) -> torch.Tensor:
         """(B, D, h, w) -> (B, L, h, w)"""
@@ -171,6 +187,9 @@ class ViTCustomForSemanticSegmentation(ViTCustomPreTrainedModel):
             init.trunc_normal_(module.class_embeddings, std=self.config.initializer_range)
             for projection in (module.patch_projection, module.class_projection):  # as in the original
                 init.normal_(projection.weight, std=projection.in_features**-0.5)
+        elif isinstance(module, ViTCustomScale):
+            init.constant_(module.weight, 8.0)  # cosines alone, from -1 to 1, could not make a loss small
+            init.zeros_(module.bias)
 
     def count_items(self, labels: torch.Tensor, **batch) -> torch.Tensor:
         """(B, H, W) -> (): the pixels that are not ignored."""

@@ -946,3 +946,15 @@ def test_a_trainer_trains_and_evaluates_it(trainer_class, tmp_path):
     embeddings = trainer.predict(rows).predictions
     for name, values in zip(("text_embeds", "image_embeds"), embeddings, strict=True):
         assert np.allclose(values, torch.cat([answer[name] for answer in expected]).detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("end", "ids", "row"), [(7, [[2, 5, 7], [2, 5, 6]], 1), (2, [[1, 9, 5], [1, 8, 5]], 1), (2, [[1, 9], [9, 1]], None)]
+)
+def test_a_caption_without_the_token_that_the_tower_looks_at_is_refused(end, ids, row):
+    model = dual(text_config=transformers.CLIPTextConfig(**PLAIN | dict(vocab_size=10, eos_token_id=end)))
+    if row is None:
+        assert model.get_text_features(torch.tensor(ids)).pooler_output.shape[0] == 2
+        return
+    with pytest.raises(ValueError, match=f"^Caption {row} of the batch has no end token {end}"):
+        model.get_text_features(torch.tensor(ids))

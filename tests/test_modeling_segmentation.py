@@ -690,3 +690,45 @@ def test_eight_pieces_of_photographs_are_learned(decoder):
         losses[-1].backward()
         optimizer.step()
     assert min(losses[-10:]) < 0.05 * losses[0]
+
+
+def learned(decoder: str | None, num_labels: int, seed: int, **changes) -> tuple[float, float]:
+    """After 80 steps on two images of 16 patches, foreground or not: the loss, and the encoder's gradient."""
+    set_seed(seed)
+    settings = dict(image_size=16, patch_size=4, num_labels=num_labels, segmentation_decoder=decoder)
+    model = ViTCustomForSemanticSegmentation(tiny(**settings | changes)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    labels = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 0], [1, 0, 1, 0]]).repeat(2, 1, 1)
+    labels[1] = 1 - labels[1]
+    labels = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    for _ in range(80):
+        loss = model(picture(2, 3, 16, 16), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item(), torch.cat(
+        [p.grad.flatten() for p in model.vit.parameters() if p.grad is not None]
+    ).norm().item()
+
+
+@pytest.mark.parametrize(("num_labels", "seed"), [(2, 0), (2, 1), (3, 2)])
+def test_few_classes_are_learned_by_the_default_as_by_the_linear_decoder(num_labels, seed):
+    loss, gradient = learned("mask_transformer", num_labels, seed)
+    linear_loss, linear_gradient = learned("linear", num_labels, seed)
+    assert loss < max(linear_loss, 0.1)
+    assert gradient > 0.01 * linear_gradient
+
+
+@pytest.mark.parametrize("load", [ViTCustomForSemanticSegmentation, AutoModelForSemanticSegmentation])
+def test_a_folder_without_the_field_is_the_originals_and_other_classes_are_anew(load, tmp_path):
+    model = fill(ViTCustomForSemanticSegmentation(tiny(num_labels=2, mask_norm="layer_norm")))
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings.pop("mask_norm") == "layer_norm"
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    pixel_values = picture(1, 3, 32, 32)
+    for same in ({}, dict(num_labels=2), dict(id2label={0: "no", 1: "yes"})):
+        assert torch.equal(load.from_pretrained(tmp_path, **same)(pixel_values).logits, model(pixel_values).logits)
+    other = load.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert other.config.mask_norm == "scale"
+    assert tiny(num_labels=2).mask_norm is None

@@ -1,5 +1,7 @@
 """Rows -> batches: what a batch holds of a row does not depend on its mates; a row that cannot be meant is named."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import TrainingArguments
 from transformers import VisionTextDualEncoderProcessor
 from transformers import ViTImageProcessor
 
+from modeling_vit_custom import ViTCustomDualEncoderConfig
 from modeling_vit_custom import ViTCustomForMaskedImageModeling
 from modeling_vit_custom.configuration_stages import grid_at
 from modeling_vit_custom.training.collators import ImageCollator
@@ -19,6 +22,7 @@ from modeling_vit_custom.training.collators import MaskedImageCollator
 from modeling_vit_custom.training.collators import Numbered
 from modeling_vit_custom.training.collators import PreTrainingCollator
 from modeling_vit_custom.training.collators import SegmentationCollator
+from modeling_vit_custom.training.tokenizers import check_end
 from modeling_vit_custom.training.tokenizers import word_tokenizer
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
 from tests.support import VARIANTS
@@ -251,3 +255,21 @@ def test_captions_may_be_cut_off_and_still_end():
     (row,) = [{"image": image(), "caption": CAPTIONS[2]}]
     cut, whole = (captions(length, truncation=True)([row])["input_ids"][0] for length in (5, 8))
     assert torch.equal(cut, torch.cat((whole[:4], whole[-1:])))
+
+
+def test_a_caption_that_is_cut_off_keeps_its_end():
+    collate = captions(max_length=4, truncation=True)
+    collate.tokenizer.backend_tokenizer.post_processor = None  # ends stand in the captions
+    texts = ["a red fish [EOS]", "two small birds on a wire [EOS]", "two small birds on a wire"]
+    ids = collate([{**PICTURES[0], "caption": text} for text in texts])["input_ids"]
+    assert (ids == collate.tokenizer.eos_token_id).sum(dim=1).tolist() == [1, 1, 0]
+    assert ids[1, -1] == collate.tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("pooling", "end", "refused"), [("pooler_output", 49407, True), ("pooler_output", 3, False), ("mean", 9, False)]
+)
+def test_a_text_tower_that_looks_at_another_end_is_refused_before_training(pooling, end, refused):
+    config = ViTCustomDualEncoderConfig(text_config=dict(vocab_size=50000, eos_token_id=end), text_pooling=pooling)
+    with pytest.raises(ValueError, match="is 49407, the tokenizer's is 3") if refused else nullcontext():
+        check_end(word_tokenizer(CAPTIONS), config)

@@ -52,6 +52,7 @@ def read_variant(variant: Mapping[str, Any]) -> ViTCustomConfig:
         drop_path_rate=net["drop_path_rate"],
         num_labels=net["n_cls"],
         segmentation_decoder=kind,
+        mask_norm=None if kind == "linear" else "layer_norm",
         decoder_num_hidden_layers=decoder.get("n_layers"),
         decoder_dropout_prob=decoder.get("dropout", 0.0),
     )
@@ -64,6 +65,7 @@ def read(tensors: Tensors, preset: ViTCustomConfig | None) -> ViTCustomConfig:
     config.segmentation_decoder = "linear" if linear else "mask_transformer"
     config.num_labels = len(tensors["decoder.head.bias" if linear else "decoder.mask_norm.bias"])
     if not linear:
+        config.mask_norm = "layer_norm"
         config.decoder_num_hidden_layers = reading.depth(tensors, r"decoder\.blocks\.(\d+)\.norm1\.weight")
     return config
 

@@ -257,10 +257,18 @@ class ImageTextCollator:
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
         self.truncation = truncation
 
+    def keep_ends(self, captions: list[str], texts: dict[str, torch.Tensor]):
+        """Put the end token back as the last of each caption that was cut off before it."""
+        end = self.tokenizer.eos_token_id
+        for caption, ids, mask in zip(captions, texts["input_ids"], texts["attention_mask"], strict=True):
+            if self.truncation and end is not None and end not in ids and end in self.tokenizer(caption)["input_ids"]:
+                ids[mask.nonzero()[-1]] = end
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         captions, longest = [row["caption"].strip() for row in rows], self.tokenizer.model_max_length
         settings: dict[str, Any] = dict(padding=True, return_token_type_ids=False, return_tensors="pt")
         texts = self.tokenizer(captions, truncation=self.truncation, **settings)
+        self.keep_ends(captions, texts)
         for position, (row, caption, mask) in enumerate(zip(rows, captions, texts["attention_mask"], strict=True)):
             if not caption:
                 raise ValueError(f"{name_of(position, row)} has an empty caption: leave the row out.")

@@ -27,6 +27,8 @@ from .dense_tasks import SemanticSegmentation
 from .task import Task
 from .task import as_pictures
 from .task import batches
+from .tokenizers import check_end
+from .tokenizers import special_ids
 from .tokenizers import word_tokenizer
 
 
@@ -119,8 +121,8 @@ class ImageText(Task):
     model_class, config_class, processor_class = ViTCustomDualEncoder, ViTCustomDualEncoderConfig, CLIPImageProcessor
 
     def config(self, splits, settings):
-        vocabulary = len(word_tokenizer(splits["train"]["caption"]))
-        text = {"vocab_size": vocabulary, **settings.get("text_config", {})}
+        words = word_tokenizer(splits["train"]["caption"])
+        text = {"vocab_size": len(words), **special_ids(words), **settings.get("text_config", {})}
         return ViTCustomDualEncoderConfig(**settings | {"text_config": text})
 
     def processor(self, config, splits, settings):
@@ -140,6 +142,7 @@ class ImageText(Task):
         return processor
 
     def collator(self, processor, config, settings):
+        check_end(processor.tokenizer, config)
         return ImageTextCollator(processor, **settings)
 
     def compute_metrics(self, processor, config):

@@ -1,6 +1,7 @@
 """Words as numbers, where no tokenizer comes with a text tower: one learned from the captions themselves."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers import normalizers
@@ -11,6 +12,25 @@ from tokenizers.trainers import WordLevelTrainer
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
+
+
+IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """The ids of its special tokens, as a text tower's configuration names them."""
+    return {name: getattr(tokenizer, name) for name in IDS if getattr(tokenizer, name, None) is not None}
+
+
+def check_end(tokenizer: Any, config: Any):
+    """Raise where a text tower takes a caption's vector at another token than the tokenizer ends captions with."""
+    theirs, end = getattr(config.text_config, "eos_token_id", None), tokenizer.eos_token_id
+    # Towers with 2, a mistake of older transformers, take the highest token instead.
+    if config.text_pooling == "pooler_output" and None not in (theirs, end) and theirs not in (2, end):
+        raise ValueError(
+            f"The text tower's `eos_token_id` is {theirs}, the tokenizer's is {end}: set it in `text_config` to {end}, "
+            "or take the tower's own tokenizer."
+        )
 
 
 def word_tokenizer(captions: Sequence[str], max_length: int = 32) -> PreTrainedTokenizerFast:
