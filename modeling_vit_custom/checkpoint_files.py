@@ -11,29 +11,25 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, keys of config.json, tensors."""
+"""What a checkpoint folder holds, and whether it fits: Auto classes, shipped code, config.json, tensors."""
 
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
-from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import GenerationConfig
-from transformers import PretrainedConfig
 from transformers.utils import cached_file
 from transformers.utils import logging
 
-from .configuration_checks import near_miss
 from .configuration_checks import plain
+from .configuration_keys import unknown_keys
 
 logger = logging.get_logger(__name__)
 
@@ -53,9 +49,11 @@ DUAL_ENCODER_AUTO_MAP = {
     "AutoModelForZeroShotImageClassification": "modeling_dual_encoder.ViTCustomDualEncoder",
 }
 SHIPPED_FILES = (
+    "near_names.py",
     "checkpoint_files.py",
     "configuration_checks.py",
     "configuration_heads.py",
+    "configuration_keys.py",
     "configuration_stages.py",
     "configuration_vit_custom.py",
     "configuration_dual_encoder.py",
@@ -78,72 +76,8 @@ SHIPPED_FILES = (
     "modeling_dual_encoder.py",
 )
 
-# Keys that some version of transformers passes to a configuration or writes into config.json, beyond the fields and
-# properties of the installed PretrainedConfig: never called unknown, never taken for a misspelling.
-TRANSFORMERS_KEYS = frozenset(
-    """add_cross_attention adapters architectures attn_implementation auto_map backend base_model_ep_plan
-    base_model_fsdp_plan base_model_pp_plan base_model_tp_plan chunk_size_feed_forward compression_config
-    cross_attention_hidden_size custom_pipelines distributed_config dtype experts_implementation finetuning_task
-    fsdp_config gradient_checkpointing is_decoder is_encoder_decoder kernel_config loss_type model_type name_or_path
-    neuron num_labels out_features out_indices output_attentions output_hidden_states output_past output_scores
-    per_layer_config prefix problem_type pruned_heads quantization_config return_dict return_unused_kwargs
-    sep_token_id task_specific_params tensor_parallel tf_legacy_loss tie_encoder_decoder tie_last_hidden_states
-    tie_word_embeddings tokenizer_class torch_dtype torchscript transformers_version trust_remote_code use_bfloat16
-    use_cache use_kernels use_return_dict xla_device""".split()
-)
 LEFT_TO_TRANSFORMERS = ("dtype", "torch_dtype", "quantization_config", "distributed_config")  # it writes or omits them
 NOT_OF_THE_DISK = (AttributeError, LookupError, RuntimeError, TypeError, ValueError, StrictDataclassError)
-# Read-only views of a pyramid's lists, and the field that sets each.
-VIEWS = {"hidden_size": "hidden_sizes", "num_hidden_layers": "depths"}
-
-
-def unknown_keys(keys: Iterable[str], config_class: type) -> dict[str, str | None]:
-    """The keys that nobody knows, and the field of `config_class` that each is a slip of, if it is of one."""
-    names = {f.name for f in fields(config_class) if f.name[0] != "_"}
-    known = TRANSFORMERS_KEYS.union(names, vars(PretrainedConfig), GenerationConfig().to_dict()) - VIEWS.keys()
-    words = [*names, *VIEWS, "num_labels", "out_features", "out_indices"]
-    near = {key: near_miss(key, words) for key in keys if not key.startswith("_") and key not in known}
-    return {key: VIEWS.get(str(word), word) for key, word in near.items()}
-
-
-def refuse_slips(keys: Iterable[str], config_class: type) -> list[str]:
-    """The keys that nobody knows.
-
-    Raises:
-        ValueError: a key is close to a field of `config_class`, where a setting would be lost in silence.
-    """
-    unknown = unknown_keys(keys, config_class)
-    for key, field in unknown.items():
-        if field is not None:
-            raise ValueError(f"Unknown configuration key `{key}`: did you mean `{field}`?")
-    return list(unknown)
-
-
-def warn_of_unknown_keys(keys: Iterable[str], config_class: type):
-    """Say of each unknown key, once, that it stays and does nothing; raise as `refuse_slips` does."""
-    for key in refuse_slips(keys, config_class):
-        logger.warning_once(
-            f"The configuration has a key that neither {config_class.__name__} nor transformers knows, `{key}`: "
-            "it is kept and written back, and changes nothing."
-        )
-
-
-def refuse_foreign(settings: dict[str, Any], config_class: Any):
-    """
-    Raises:
-        ValueError: the config.json is another model's: of transformers, of timm (`architecture`), or of our other kind.
-    """
-    kind = settings.get("model_type") or settings.get("architecture")
-    own = {getattr(base, "model_type", "") for base in config_class.__mro__}
-    if kind in {None, *own}:
-        return
-    fix = (
-        "convert the checkpoint first, by `python scripts/convert.py SOURCE OUTPUT` or "
-        "`modeling_vit_custom.conversion.convert(source, output)`, and load OUTPUT"
-    )
-    if str(kind).startswith("vit_custom"):
-        fix = f"load it with its own class, {(settings.get('architectures') or [kind])[0]}"
-    raise ValueError(f"This configuration is of a {kind!r}, not of a {config_class.model_type!r}: {fix}.")
 
 
 def refuse_other_paths(name_or_path: str | os.PathLike | None, subfolder: str | None):
@@ -159,7 +93,7 @@ def refuse_other_paths(name_or_path: str | os.PathLike | None, subfolder: str | 
             f"{path} is a file: give its folder if save_pretrained wrote it, or convert it first, by "
             f"`python scripts/convert.py {path} OUTPUT`."
         )
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         inner = [str(folder) for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]
         fix = f"give {' or '.join(inner)}" if inner else "give a folder that save_pretrained wrote"
         raise FileNotFoundError(f"{path} has no config.json and is no checkpoint: {fix}.")

@@ -141,26 +141,6 @@ def in_sentences(cls: type) -> type:
     return cls
 
 
-def num_edits(word: str, other: str) -> int:
-    """Letters put in, left out, replaced, or swapped with their neighbour, between two words."""
-    rows = [list(range(len(other) + 1))]
-    for i, letter in enumerate(word, 1):
-        row = [i]
-        for j, wanted in enumerate(other, 1):
-            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)))
-            if i > 1 and j > 1 and letter == other[j - 2] and word[i - 2] == wanted:
-                row[j] = min(row[j], rows[-2][j - 2] + 1)
-        rows.append(row)
-    return rows[-1][-1]
-
-
-def near_miss(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` is a slip of: at most 2 edits away, and 1 for words of 4 letters or fewer."""
-    reach = 2 if len(word) > 4 else 1
-    near = [(num_edits(word, name), name) for name in known if abs(len(name) - len(word)) <= reach]
-    return min((row for row in near if row[0] <= reach), default=(0, None))[1]
-
-
 def problems(config) -> Iterator[str]:
     """What cannot be built, a sentence each that names the fix; sentences after the first rest on those before."""
     lists = {name: getattr(config, name) for name in ("hidden_sizes", "depths", "num_attention_heads")}

@@ -25,16 +25,17 @@ from transformers import AutoConfig
 from transformers import PretrainedConfig
 
 from .checkpoint_files import DUAL_ENCODER_AUTO_MAP
-from .checkpoint_files import refuse_foreign
 from .checkpoint_files import refuse_other_paths
-from .checkpoint_files import refuse_slips
 from .checkpoint_files import save_with_code
-from .checkpoint_files import warn_of_unknown_keys
 from .configuration_checks import in_sentences
 from .configuration_checks import pair  # for transformers, which copies what an entry names
 from .configuration_heads import HeadFields
+from .configuration_keys import refuse_foreign
+from .configuration_keys import refuse_slips
+from .configuration_keys import warn_of_unknown_keys
 from .configuration_stages import StageConfig
 from .configuration_vit_custom import ViTCustomConfig
+from .near_names import near_miss
 
 MAX_LOGIT_SCALE = math.log(100)
 WORDS = {

@@ -22,19 +22,20 @@ from transformers import PretrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .checkpoint_files import AUTO_MAP
-from .checkpoint_files import refuse_foreign
 from .checkpoint_files import refuse_other_paths
-from .checkpoint_files import refuse_slips
 from .checkpoint_files import save_with_code
-from .checkpoint_files import warn_of_unknown_keys
 from .configuration_checks import in_sentences
 from .configuration_checks import pair
 from .configuration_checks import problems
 from .configuration_heads import HeadFields
 from .configuration_heads import without_defaults
+from .configuration_keys import refuse_foreign
+from .configuration_keys import refuse_slips
+from .configuration_keys import warn_of_unknown_keys
 from .configuration_stages import StageConfig
 from .configuration_stages import grid_at
 from .configuration_stages import make_stages
+from .near_names import near_miss
 
 
 @in_sentences

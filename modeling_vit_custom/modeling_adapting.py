@@ -25,6 +25,7 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
+from .checkpoint_files import refuse_other_paths
 from .configuration_checks import pair
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import resample_kernel
@@ -104,6 +105,8 @@ def image_tower(whole: Any, attribute: str) -> Any:
 def keep_sizes(name_or_path: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take sizes that may differ from the checkpoint's out of `from_pretrained`'s arguments, and return them: the
     weights load at their own first. They stand there by name, or, from Auto classes, in the configuration."""
+    if kwargs.get("config") is None:
+        refuse_other_paths(name_or_path, kwargs.get("subfolder"))
     sizes = {name: kwargs.pop(name) for name in ADAPTED if name in kwargs}
     if isinstance(kwargs.get("vision_config"), dict):
         kwargs["vision_config"] = {**kwargs["vision_config"]}

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .configuration_checks import near_miss
+from .near_names import near_miss
 
 logger = logging.get_logger(__name__)
 

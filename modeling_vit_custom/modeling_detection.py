@@ -31,6 +31,7 @@ from transformers.utils import TransformersKwargs
 from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields
+from .configuration_keys import unknown_keys
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
@@ -49,6 +50,7 @@ from .modeling_mixed_sizes import same_size_parts
 from .modeling_stages import ViTCustomLayer
 from .modeling_vit_custom import ViTCustomModel
 from .modeling_vit_custom import ViTCustomPreTrainedModel
+from .near_names import near_miss
 
 
 @dataclass

@@ -34,6 +34,7 @@ from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_dual_encoder import ViTCustomDualEncoderConfig
 from .configuration_heads import HeadFields
+from .configuration_keys import unknown_keys
 from .configuration_stages import StageConfig
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
@@ -54,6 +55,7 @@ from .modeling_mixed_sizes import refuse_mixed_sizes
 from .modeling_stages import ViTCustomLayer
 from .modeling_vit_custom import ViTCustomModel
 from .modeling_vit_custom import ViTCustomPreTrainedModel
+from .near_names import near_miss
 
 
 class ViTCustomDualEncoder(ViTCustomPreTrainedModel):

@@ -31,6 +31,7 @@ from transformers.utils import TransformersKwargs
 from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields
+from .configuration_keys import unknown_keys
 from .configuration_stages import DecoderSettings
 from .configuration_stages import grid_at
 from .configuration_stages import make_decoder
@@ -52,6 +53,7 @@ from .modeling_pixels import total_stride
 from .modeling_stages import ViTCustomLayer
 from .modeling_vit_custom import ViTCustomModel
 from .modeling_vit_custom import ViTCustomPreTrainedModel
+from .near_names import near_miss
 
 
 class ViTCustomPixelModel(ViTCustomPreTrainedModel):

@@ -29,6 +29,7 @@ from transformers.utils import TransformersKwargs
 from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields
+from .configuration_keys import unknown_keys
 from .configuration_stages import DecoderSettings
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
@@ -43,6 +44,7 @@ from .modeling_mixed_sizes import same_size_parts
 from .modeling_stages import ViTCustomLayer
 from .modeling_vit_custom import ViTCustomModel
 from .modeling_vit_custom import ViTCustomPreTrainedModel
+from .near_names import near_miss
 
 
 class ViTCustomLinearDecoder(nn.Module):
@@ -233,12 +235,9 @@ class ViTCustomForSemanticSegmentation(ViTCustomPreTrainedModel):
         logits = results[0][1]
         if pixel_mask is not None:
             height, width = pixel_values.shape[2:]
-            logits = in_batch_order(
-                [
-                    (index, nn.functional.pad(part, (0, width - part.shape[3], 0, height - part.shape[2])))
-                    for index, part, _ in results
-                ]
-            )
+            room = [(0, width - part.shape[3], 0, height - part.shape[2]) for _, part, _ in results]
+            padded = [(index, nn.functional.pad(part, r)) for (index, part, _), r in zip(results, room, strict=True)]
+            logits = in_batch_order(padded)
         loss = None
         if labels is not None:
             loss = self.loss_function(labels, logits, self.config, pixel_mask=pixel_mask, **kwargs)

@@ -32,6 +32,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields  # for transformers, which copies what an entry names
+from .configuration_keys import unknown_keys
 from .configuration_stages import grid_at
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
@@ -50,6 +51,7 @@ from .modeling_mixed_sizes import refuse_mixed_sizes
 from .modeling_stages import ViTCustomBranchEnd
 from .modeling_stages import ViTCustomLayer
 from .modeling_stages import ViTCustomStage
+from .near_names import near_miss
 
 
 class ViTCustomPreTrainedModel(CheckedArguments, PreTrainedModel):

@@ -1,12 +1,9 @@
 """The options of train.py: every key of a recipe, from a file, as importing what defines them takes ten seconds."""
 
 import argparse
-import ast
 import runpy
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 PACKAGE = Path(__file__).parent.parent / "modeling_vit_custom"
 KEYS = PACKAGE / "training/recipe_keys.txt"  # by `python -m modeling_vit_custom.training.recipe_keys`
@@ -33,6 +30,7 @@ def parse_options(argv: list[str] | None, description: str | None) -> tuple[argp
 def refuse_unknown(settings: list[str], lines: list[str], parser: argparse.ArgumentParser):
     """What read_recipe refuses too, without importing it."""
     words = runpy.run_path(str(PACKAGE / "training/recipe_words.py"))
+    near_miss = runpy.run_path(str(PACKAGE / "near_names.py"))["near_miss"]
     dotted = [name for name in lines if "." in name]
     known = [name for name in lines if name not in dotted]
     parts = {"": known, "config_overrides": [name.partition(".")[2] for name in dotted]}
@@ -40,16 +38,7 @@ def refuse_unknown(settings: list[str], lines: list[str], parser: argparse.Argum
         for key, _ in words["split_options"](settings):
             name = key.partition(".")[0]
             if name not in known:
-                advice = words["advice"](name, known, near_miss_of_the_core(), "", parts)
+                advice = words["advice"](name, known, near_miss, "", parts)
                 raise ValueError(f"unknown option `--{name}`: {advice}")
     except ValueError as error:
         parser.error(str(error))
-
-
-def near_miss_of_the_core() -> Any:
-    """The function alone: the file that it is in imports transformers."""
-    tree = ast.parse((PACKAGE / "configuration_checks.py").read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if getattr(node, "name", None) in ("num_edits", "near_miss")]
-    names: dict[str, Any] = {"Iterable": Iterable}
-    exec(compile(tree, "configuration_checks.py", "exec"), names)
-    return names["near_miss"]

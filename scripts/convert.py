@@ -50,10 +50,10 @@ if __name__ == "__main__":
 from transformers.utils import logging
 
 from modeling_vit_custom import ViTCustomConfig
-from modeling_vit_custom.configuration_checks import near_miss
 from modeling_vit_custom.conversion import back
 from modeling_vit_custom.conversion import convert
 from modeling_vit_custom.conversion import verify
+from modeling_vit_custom.near_names import near_miss
 
 PRESETS = Path(__file__).parent.parent / "configs" / "models"
 

@@ -12,7 +12,7 @@ from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomDualEncoderConfig
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom import ViTCustomModel
-from modeling_vit_custom.configuration_checks import near_miss
+from modeling_vit_custom.near_names import near_miss
 from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import tiny

@@ -16,7 +16,9 @@ from tests.support import ROOT
 PACKAGE = ROOT / "modeling_vit_custom"
 # Each core file, and the core files that it may import: the flow goes one way.
 FLOW = {
-    "checkpoint_files": {"configuration_checks"},
+    "near_names": set(),
+    "configuration_keys": {"near_names"},
+    "checkpoint_files": {"configuration_checks", "configuration_keys"},
     "configuration_heads": set(),
     "configuration_checks": {"configuration_heads"},
     "configuration_stages": {"configuration_checks"},
@@ -24,13 +26,15 @@ FLOW = {
         "checkpoint_files",
         "configuration_checks",
         "configuration_heads",
+        "configuration_keys",
         "configuration_stages",
+        "near_names",
     },
-    "modeling_arguments": {"configuration_checks"},
+    "modeling_arguments": {"near_names"},
     "modeling_embeddings": {"configuration_checks", "modeling_arguments"},
     "modeling_geometry": {"configuration_checks"},
     "modeling_attention": {"modeling_geometry", "modeling_arguments"},
-    "modeling_adapting": {"configuration_checks", "modeling_attention", "modeling_embeddings"},
+    "modeling_adapting": {"checkpoint_files", "configuration_checks", "modeling_attention", "modeling_embeddings"},
     "modeling_stages": {"modeling_attention", "modeling_embeddings", "modeling_geometry"},
     "modeling_heads": {"configuration_checks", "modeling_arguments"},
     "modeling_mixed_sizes": {"modeling_arguments"},

@@ -8,10 +8,10 @@ from transformers import BatchFeature
 from transformers.utils import TransformersKwargs
 
 import modeling_vit_custom
-from modeling_vit_custom.configuration_checks import near_miss
 from modeling_vit_custom.modeling_arguments import LIBRARY_NAMES
 from modeling_vit_custom.modeling_arguments import OF_EVERY_MODEL
 from modeling_vit_custom.modeling_arguments import may_look
+from modeling_vit_custom.near_names import near_miss
 from tests import matrix
 from tests.support import picture
 from tests.support import tiny

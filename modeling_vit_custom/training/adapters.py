@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..configuration_checks import near_miss
+from ..near_names import near_miss
 from .recipe_words import advice
 
 ENCODERS = ("vit", "vision_model", "text_model")

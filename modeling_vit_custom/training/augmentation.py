@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import Sampler
 from torchvision.transforms import v2
 
-from ..configuration_checks import near_miss
+from ..near_names import near_miss
 from .collators import Numbered
 from .images import to_rgb
 from .recipe_words import advice

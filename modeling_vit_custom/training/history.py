@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..configuration_checks import near_miss
+from ..near_names import near_miss
 from .pictures import draw_history
 
 OF_THE_CLOCK = ("_runtime", "_per_second", "_preparation_time", "total_flos")

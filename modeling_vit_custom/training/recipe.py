@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
-from ..configuration_checks import near_miss
+from ..near_names import near_miss
 from .data import DATASETS
 from .packages import DATA_DIR
 from .recipe_values import fits

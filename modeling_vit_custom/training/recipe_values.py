@@ -15,7 +15,7 @@ from typing import get_origin
 
 import yaml
 
-from ..configuration_checks import near_miss
+from ..near_names import near_miss
 
 NAMES: dict[Any, str] = {
     bool: "true or false",

@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from datasets import IterableDataset
 from datasets import IterableDatasetDict
 
-from ..configuration_checks import near_miss
+from ..near_names import near_miss
 from .columns import Splits
 from .columns import listed
 from .equal_files import path_of
