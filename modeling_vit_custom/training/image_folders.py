@@ -144,7 +144,7 @@ def folder_rows(splits: dict[str, list[Picture]], found: Listing, dataset: str, 
         alike = [name for name in names if name.casefold() == twins[0][0]]
         said.append(f"{' and '.join(alike)} differ in case alone, and are classes of their own")
     for split, rows in splits.items():
-        others = sorted({one.folder for one in rows}.difference(names))
+        others = sorted({one.folder for one in rows if one.folder}.difference(names))
         if others:
             raise ValueError(unknown_classes(dataset, split, names, others))
         if lacking := sorted(set(names).difference(one.folder for one in rows)):

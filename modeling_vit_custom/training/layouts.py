@@ -58,7 +58,8 @@ def arrange(files: list[tuple[Path, Parts]], dataset: str, level: int = 1) -> di
     while folders and all(len({below[0] for *_, below in rows}) == 1 for rows in splits.values()):
         if any(len(below) < level + 2 for rows in splits.values() for *_, below in rows):
             break
-        splits = {n: [(*one, below[1:]) for *one, below in rows] for n, rows in splits.items()}  # train/images/<class>
+        # As in train/images/<class>.
+        splits = {n: [(path, parts, below[1:]) for path, parts, below in rows] for n, rows in splits.items()}
     return {name: [placed(*row, level) for row in rows] for name, rows in splits.items()}
 
 

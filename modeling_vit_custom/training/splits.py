@@ -85,8 +85,8 @@ def check_group_column(rows: Dataset | IterableDataset, column: str | None, data
 
 def refuse_shared_groups(splits: Splits, column: str, dataset: str):
     """Of a split that was given."""
-    both = set(groups_of(splits["train"], column)) & set(groups_of(splits["test"], column))
-    if both := sorted(one for one in both if not one.startswith("\0")):
+    shared = set(groups_of(splits["train"], column)) & set(groups_of(splits["test"], column))
+    if both := sorted(one for one in shared if not one.startswith("\0")):
         raise ValueError(
             f"{len(both)} groups of `group_column: {column}` stand in both train and test of `dataset: {dataset}` "
             f"({', '.join(both[:3])}): move each to one side, or leave `group_column` out."
