@@ -21,7 +21,7 @@ MOST = 25  # pictures
 WORST = 100  # mistakes
 
 
-def spread(classes: Sequence[Sequence[int]], count: int) -> list[int]:
+def spread(classes: Sequence[Sequence[Any]], count: int) -> list[int]:
     """Of N rows with these classes, at most `count`, so that classes are shown about equally often; sorted by them."""
     rows_of: dict[Any, list[int]] = {}
     for row in np.random.default_rng(0).permutation(len(classes))[::-1].tolist():

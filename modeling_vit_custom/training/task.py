@@ -104,7 +104,9 @@ def batches(rows: Any, collate: Callable, size: int = 100):
 
 def as_pictures(processor: Any, pixel_values: torch.Tensor) -> list[Image.Image]:
     """(B, C, H, W), normalised, -> pictures as people see them."""
-    mean, std, scale = 0.0, 1.0, processor.rescale_factor if processor.do_rescale else 1.0
+    mean: Any = 0.0
+    std: Any = 1.0
+    scale = processor.rescale_factor if processor.do_rescale else 1.0
     if processor.do_normalize:
         mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     pixels = ((pixel_values * std + mean) / scale).clamp(0, 255).round().byte().movedim(1, 3)
