@@ -118,7 +118,8 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
 
 def in_sentences(cls: type) -> type:
     """Decorates a strict dataclass: fields take what `plain` makes of a value, and a mistake is one sentence."""
-    strictly, fields, strict_validate = cls.__setattr__, cls.__dataclass_fields__, cls.validate  # type: ignore
+    strict: Any = cls
+    strictly, fields, strict_validate = strict.__setattr__, strict.__dataclass_fields__, strict.validate
 
     def set_plainly(self, name: str, value: Any):
         if name not in fields:

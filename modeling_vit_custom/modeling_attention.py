@@ -108,7 +108,7 @@ class ViTCustomAttention(nn.Module):
             projection(hidden_states).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, K, N, D / K)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
         if geometry.rotary is not None:
             query, key = rotate(query, geometry.rotary), rotate(key, geometry.rotary)

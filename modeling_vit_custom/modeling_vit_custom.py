@@ -152,7 +152,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         """(B, C, H, W) -> `last_hidden_state` (B, N, D), `pooler_output` (B, D)"""
         refuse_mixed_sizes(kwargs)
         hidden_states = self.embeddings(pixel_values, masking=masking)
-        grid = grid_at(self.config, *pixel_values.shape[2:], stage=0)
+        grid = grid_at(self.config, *pixel_values.shape[2:4], 0)
         for stage in self.stages:
             hidden_states, grid = stage(hidden_states, grid=grid, **kwargs)
         last_hidden_state = self.norm(hidden_states)
@@ -193,7 +193,7 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         """(B, C, H, W) -> `feature_maps`, one (B, D, h, w) for each of `out_features`"""
         refuse_mixed_sizes(kwargs)
-        steps = [(self.vit.embeddings(pixel_values), grid_at(self.config, *pixel_values.shape[2:], stage=0))]
+        steps = [(self.vit.embeddings(pixel_values), grid_at(self.config, *pixel_values.shape[2:4], 0))]
         for stage in self.vit.stages:
             outputs = stage(steps[-1][0], grid=steps[-1][1], every_layer=True, **kwargs)
             steps += outputs if self.plain else outputs[-1:]

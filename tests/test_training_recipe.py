@@ -91,8 +91,6 @@ def test_values_are_of_their_keys_types(read):
             "model_type: resnet\nconfig_overrides: {drop_path: 1}",
             "`drop_path`: transformers' page of resnet lists them",
         ),
-        ("report_to: tensorbord", "has `report_to: tensorbord`: did you mean `tensorboard`?"),
-        ("report_to: [neptune]", "whose package is not installed: `pip install neptune`, or set `report_to: none`."),
         ("accelerator_config: {splt: true}", "refuses: AcceleratorConfig.__init__() got an unexpected keyword"),
         ("seed: 1\nseed: 2", "is no YAML: `seed` stands twice, in lines 3 and 4: leave one out."),
         ("config_overrides: {depths: [1], depths: [2]}", "`depths` stands twice, in lines 3 and 3"),

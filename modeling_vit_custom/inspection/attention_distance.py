@@ -49,7 +49,7 @@ def attention_distances(model: ViTCustomPreTrainedModel, pixel_values: torch.Ten
 
 
 def grid_of(model: ViTCustomPreTrainedModel, pixel_values: torch.Tensor) -> Grid:
-    return grid_at(model.config, *pixel_values.shape[2:], stage=0)
+    return grid_at(model.config, *pixel_values.shape[2:4], 0)
 
 
 def uniform_distance(grid: Grid, stride: tuple[int, int]) -> float:

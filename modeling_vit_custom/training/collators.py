@@ -153,7 +153,7 @@ class SegmentationCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         images = rgb_of(rows)
-        masks = [self.mask_of(*row, image.size) for *row, image in zip(range(len(rows)), rows, images, strict=True)]
+        masks = [self.mask_of(place, row, images[place].size) for place, row in enumerate(rows)]
         made = self.image_processor(images, segmentation_maps=masks)
         pixels, labels = ([torch.as_tensor(image) for image in made[name]] for name in ("pixel_values", "labels"))
         refuse_infinite(pixels, rows)

@@ -91,7 +91,7 @@ class WholeRows(Trainer):
             changed(self.accelerator.dataloader_config, dispatch_batches=dispatch),
             changed(self, data_collator=collate),
         ):
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+            return super()._get_dataloader(dataset, *args, **kwargs | dict(is_training=is_training))
 
     def get_train_dataloader(self) -> DataLoader:
         """

@@ -15,7 +15,6 @@ import torch
 from transformers import CONFIG_MAPPING
 from transformers import HfArgumentParser
 from transformers import TrainingArguments
-from transformers.integrations import integration_utils
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
 from ..near_names import near_miss
@@ -170,27 +169,7 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
         )
     if recipe.data.streaming and recipe.training.max_steps <= 0:
         raise ValueError(f"{path} streams, so the run cannot know an epoch's length: set `max_steps`.")
-    refuse_missing_trackers(recipe.training.report_to, path)
     return recipe
-
-
-def refuse_missing_trackers(names: Iterable[str], path: str | Path):
-    """
-    Raises:
-        ValueError: no such tracker, or one whose package is not installed.
-    """
-    known = integration_utils.INTEGRATION_TO_CALLBACK
-    for name in names:
-        is_there = getattr(integration_utils, f"is_{name}_available", lambda: True)
-        if name not in known:
-            near = near_miss(name, known)
-            end = f"did you mean `{near}`?" if near else f"choose one of none, all, {', '.join(known)}."
-            raise ValueError(f"{path} has `report_to: {name}`: {end}")
-        if not is_there():
-            raise ValueError(
-                f"{path} has `report_to: {name}`, whose package is not installed: `pip install {name}`, or set "
-                "`report_to: none`."
-            )
 
 
 def configuration_of(settings: dict[str, Any], task: Task) -> set[str]:

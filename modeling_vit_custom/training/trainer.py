@@ -295,8 +295,9 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
             self.args.average_tokens_across_devices = across
         loss, outputs = answer if given else (answer, None)
         if leaf is not None:
-            counted = items is not None and not items.dim()
-            weight = items * processes / leaf.detach() if counted else 1 / steps
+            weight = 1 / steps
+            if items is not None and not items.dim():
+                weight = items * processes / leaf.detach()
             loss = of_step(loss, leaf, num_items, processes, weight)
         elif scaled or (num_items is not None and scaled is None):
             loss = loss * processes
