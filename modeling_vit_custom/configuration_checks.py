@@ -72,6 +72,7 @@ PAIRS = ("image_size", "patch_size", "patch_stride", "position_grid", "patch_ker
 KINDS: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
 KINDS |= {list[int]: "a list of integers", list[str]: "a list of words", list[bool]: "a list of true and false"}
 KINDS[tuple[int, int]] = KINDS[list[int]]  # as which it is kept
+STRICT = ("__setattr__", "validate", "__dataclass_fields__")
 POSITIVE = ("num_channels", "mlp_ratio", "intermediate_size", "head_hidden_size", "window_size", "rope_theta")
 
 
@@ -118,8 +119,7 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
 
 def in_sentences(cls: type) -> type:
     """Decorates a strict dataclass: fields take what `plain` makes of a value, and a mistake is one sentence."""
-    strict: Any = cls
-    strictly, fields, strict_validate = strict.__setattr__, strict.__dataclass_fields__, strict.validate
+    strictly, strict_validate, fields = (getattr(cls, name) for name in STRICT)
 
     def set_plainly(self, name: str, value: Any):
         if name not in fields:
