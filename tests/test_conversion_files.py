@@ -191,7 +191,9 @@ class Runs:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
-    "function", [os.mkdir, os.system, eval, getattr, __import__, pathlib.Path.mkdir, open], ids=str
+    "function",
+    [os.mkdir, os.system, eval, getattr, __import__, pathlib.Path.mkdir, open],
+    ids=lambda function: function.__qualname__,
 )
 def test_no_pickle_runs(function, zipped, tmp_path):
     """Neither what is harmful by name, nor what is reached through a class that is harmless."""

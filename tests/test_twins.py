@@ -26,8 +26,8 @@ from modeling_vit_custom.configuration_checks import WORDS
 from modeling_vit_custom.conversion import convert
 from modeling_vit_custom.conversion import twins
 from modeling_vit_custom.conversion import write_twin
+from modeling_vit_custom.conversion.equal_configs import AT_OTHER_SIZES
 from modeling_vit_custom.conversion.heads_masked import masked_from_transformers
-from modeling_vit_custom.conversion.peers import AT_OTHER_SIZES
 from modeling_vit_custom.conversion.registry import SOURCES
 from scripts import measure
 from tests import matrix
