@@ -24,6 +24,7 @@ from torch import nn
 
 from .configuration_checks import POSITION_INTERPOLATIONS
 from .configuration_checks import pair
+from .configuration_stages import grid_at
 from .modeling_arguments import is_exporting
 
 
@@ -133,6 +134,12 @@ class Masking(NamedTuple):
 
 
 NOTHING_MASKED = Masking()
+
+
+def patch_grid(config, pixel_values: torch.Tensor) -> tuple[int, int]:
+    """(B, C, H, W) -> (h, w)"""
+    height, width = pixel_values.shape[2:]
+    return grid_at(config, height, width, stage=0)
 
 
 class ViTCustomEmbeddings(nn.Module):

@@ -42,6 +42,7 @@ from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import NOTHING_MASKED
 from .modeling_embeddings import Masking
 from .modeling_embeddings import ViTCustomEmbeddings
+from .modeling_embeddings import patch_grid
 from .modeling_geometry import check_back_end
 from .modeling_heads import POOL
 from .modeling_heads import ViTCustomImageClassifierOutput
@@ -152,7 +153,7 @@ class ViTCustomModel(ViTCustomPreTrainedModel):
         """(B, C, H, W) -> `last_hidden_state` (B, N, D), `pooler_output` (B, D)"""
         refuse_mixed_sizes(kwargs)
         hidden_states = self.embeddings(pixel_values, masking=masking)
-        grid = grid_at(self.config, *pixel_values.shape[2:4], 0)
+        grid = patch_grid(self.config, pixel_values)
         for stage in self.stages:
             hidden_states, grid = stage(hidden_states, grid=grid, **kwargs)
         last_hidden_state = self.norm(hidden_states)
@@ -193,7 +194,7 @@ class ViTCustomBackbone(BackboneMixin, ViTCustomPreTrainedModel):
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BackboneOutput:
         """(B, C, H, W) -> `feature_maps`, one (B, D, h, w) for each of `out_features`"""
         refuse_mixed_sizes(kwargs)
-        steps = [(self.vit.embeddings(pixel_values), grid_at(self.config, *pixel_values.shape[2:4], 0))]
+        steps = [(self.vit.embeddings(pixel_values), patch_grid(self.config, pixel_values))]
         for stage in self.vit.stages:
             outputs = stage(steps[-1][0], grid=steps[-1][1], every_layer=True, **kwargs)
             steps += outputs if self.plain else outputs[-1:]

@@ -31,7 +31,7 @@ FLOW = {
         "near_names",
     },
     "modeling_arguments": {"near_names"},
-    "modeling_embeddings": {"configuration_checks", "modeling_arguments"},
+    "modeling_embeddings": {"configuration_checks", "configuration_stages", "modeling_arguments"},
     "modeling_geometry": {"configuration_checks"},
     "modeling_attention": {"modeling_geometry", "modeling_arguments"},
     "modeling_adapting": {"checkpoint_files", "configuration_checks", "modeling_attention", "modeling_embeddings"},

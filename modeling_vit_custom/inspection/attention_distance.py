@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from ..configuration_checks import pair
-from ..configuration_stages import grid_at
+from ..modeling_embeddings import patch_grid
 from ..modeling_vit_custom import ViTCustomPreTrainedModel
 
 Grid = tuple[int, int]
@@ -43,13 +43,9 @@ def attention_distances(model: ViTCustomPreTrainedModel, pixel_values: torch.Ten
     if config._attn_implementation != "eager":
         raise ValueError("Only eager attention gives its weights: load with attn_implementation='eager'.")
     stride = pair(config.patch_stride or config.patch_size)
-    grid = grid_of(model, pixel_values)
+    grid = patch_grid(config, pixel_values)
     attentions: Sequence[torch.Tensor] = model(pixel_values, output_attentions=True).attentions
     return [mean_attention_distance(attention, grid, stride).tolist() for attention in attentions]
-
-
-def grid_of(model: ViTCustomPreTrainedModel, pixel_values: torch.Tensor) -> Grid:
-    return grid_at(model.config, *pixel_values.shape[2:4], 0)
 
 
 def uniform_distance(grid: Grid, stride: tuple[int, int]) -> float:

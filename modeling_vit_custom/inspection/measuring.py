@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..modeling_embeddings import patch_grid
 from .attention_distance import attention_distances
-from .attention_distance import grid_of
 from .attention_distance import uniform_distance
 from .corruptions import STRENGTHS
 from .corruptions import corrupt
@@ -71,12 +71,12 @@ def radii(model: nn.Module, pixel_values: torch.Tensor) -> dict[str, float]:
 def where_attention_looks(models: Sequence[Any], pixel_values: torch.Tensor) -> dict[str, Any]:
     """Plain ViTs of one kind, a seed each -> [seed][layer][head] in pixels, trained and untrained."""
     fresh = [untrained(model, seed) for seed, model in enumerate(models)]
-    first = models[0]
-    stride = [side // count for side, count in zip(pixel_values.shape[2:], grid_of(first, pixel_values), strict=True)]
+    grid = patch_grid(models[0].config, pixel_values)
+    stride = [side // count for side, count in zip(pixel_values.shape[2:], grid, strict=True)]
     return {
         "trained": [attention_distances(model.eval(), pixel_values) for model in models],
         "initial": [attention_distances(model, pixel_values) for model in fresh],
-        "uniform": uniform_distance(grid_of(first, pixel_values), (stride[0], stride[1])),
+        "uniform": uniform_distance(grid, (stride[0], stride[1])),
     }
 
 

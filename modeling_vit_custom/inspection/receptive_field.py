@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import ResNetConfig
 
-from ..configuration_stages import grid_at
+from ..modeling_embeddings import patch_grid
 from .attention_distance import Grid
 
 Kernel = tuple[int, int]  # its side, its stride
@@ -50,7 +50,7 @@ def feature_maps(model: Any, pixel_values: torch.Tensor) -> dict[str, torch.Tens
     if not hasattr(base, "stages"):
         maps = base(pixel_values, output_hidden_states=True).hidden_states
         return {f"stage {number}" if number else "stem": one for number, one in enumerate(maps)}
-    step = base.embeddings(pixel_values), grid_at(base.config, *pixel_values.shape[2:4], 0)
+    step = base.embeddings(pixel_values), patch_grid(base.config, pixel_values)
     found: dict[str, torch.Tensor] = {}
     for stage in base.stages:
         for step in stage.steps(*step):  # noqa: B020  # the last step of a stage enters the next

@@ -10,8 +10,8 @@ from transformers.image_utils import PILImageResampling
 
 from ..configuration_checks import pair
 from ..configuration_dual_encoder import ViTCustomDualEncoderConfig
-from ..configuration_stages import grid_at
 from ..modeling_dual_encoder import ViTCustomDualEncoder
+from ..modeling_embeddings import patch_grid
 from ..modeling_masked import ViTCustomForMaskedImageModeling
 from ..modeling_masked import ViTCustomForPreTraining
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -84,7 +84,7 @@ class MaskedImages(Task):
         batch = collate(list(Numbered(rows)))
         with torch.no_grad():
             found = model.eval()(**batch).reconstruction
-        grid = grid_at(model.config, *batch["pixel_values"].shape[2:], stage=0)
+        grid = patch_grid(model.config, batch["pixel_values"])
         masks = batch["bool_masked_pos"].unflatten(1, grid)
         images = [as_pictures(processor, images) for images in (batch["pixel_values"], found)]
         return pictures.below([pictures.draw_masked(*row) for row in zip(images[0], masks, images[1], strict=True)])
@@ -110,7 +110,7 @@ class PreTraining(Task):
             outputs = model.eval()(**batch)
         pixel_values = batch["pixel_values"]
         found = metrics.unpatchify(outputs.logits, pixel_values, model.config)
-        masks = outputs.mask.unflatten(1, grid_at(model.config, *pixel_values.shape[2:], stage=0))
+        masks = outputs.mask.unflatten(1, patch_grid(model.config, pixel_values))
         images = [as_pictures(processor, images) for images in (pixel_values, found)]
         return pictures.below([pictures.draw_masked(*row) for row in zip(images[0], masks, images[1], strict=True)])
 
