@@ -127,7 +127,9 @@ def keep_sizes(name_or_path: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     sizes = {name: getattr(tower, name) for name in ADAPTED} | sizes
     for name in ADAPTED:
         setattr(tower, name, own.get(name, tower.__dataclass_fields__[name].default))
-    tower.patch_size = own.get("patch_kernel_size") or tower.patch_size
+    kernel = own.get("patch_kernel_size")
+    if kernel and pair(kernel) != pair(tower.patch_size):  # else it stays a side where it was one
+        tower.patch_size = kernel
     return sizes
 
 
