@@ -104,10 +104,12 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
     kinds = list(dict.fromkeys(KINDS.get(part, getattr(part, "__name__", part)) for part in parts if part != NoneType))
     fix = ""
     if kinds[0].startswith("a list of") and not isinstance(value, list | dict | NoneType):
-        fix = f": write [{value!r}]"
+        whole = kinds[0] == KINDS[list[int]] and isinstance(value, str) and value.strip().isdigit()
+        fix = f": write [{int(value) if whole else repr(value)}]"
     elif kinds[0] in ("a number", "an integer") and isinstance(value, str | float):
         try:
-            number = repr(int(value) if float(value).is_integer() else float(value))
+            whole = float(value).is_integer()
+            number = repr(int(float(value)) if whole else float(value)) if whole or kinds[0] == "a number" else "none"
         except (ValueError, OverflowError):
             number = "n"  # as in nan
         if "n" not in number:
@@ -117,14 +119,27 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
     return f"`{name}` must be {' or '.join(kinds)}, got {value!r}{fix}."
 
 
+def check_classes(name: str, value: Any):
+    """Raise where transformers would take apart what cannot be meant before it looks."""
+    if name == "num_labels" and (type(value) is not int or value < 0):
+        raise ConfigurationError(f"`num_labels` must be an integer from 0 on, got {value!r}.")
+    if name not in ("id2label", "label2id") or value is None:
+        return
+    numbers = value if name == "id2label" else value.values() if isinstance(value, dict) else ()
+    if not isinstance(value, dict) or not all(str(number).isdigit() for number in numbers):
+        form = "{0: 'cat', 1: 'dog'}" if name == "id2label" else "{'cat': 0, 'dog': 1}"
+        raise ConfigurationError(f"`{name}` must be numbers and names of classes, as {form}, got {value!r}.")
+
+
 def in_sentences(cls: type) -> type:
     """Decorates a strict dataclass: fields take what `plain` makes of a value, and a mistake is one sentence."""
     strictly, strict_validate, fields = (getattr(cls, name) for name in STRICT)
 
     def set_plainly(self, name: str, value: Any):
-        if name not in fields:
+        if name not in fields and name != "num_labels":
             return strictly(self, name, value)
         value = plain(value)
+        check_classes(name, value)
         try:
             strictly(self, name, value)
         except StrictDataclassError:

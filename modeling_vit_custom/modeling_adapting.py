@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from .checkpoint_files import refuse_other_paths
 from .configuration_checks import pair
+from .configuration_keys import refuse_foreign
 from .modeling_attention import ViTCustomAttention
 from .modeling_embeddings import resample_kernel
 from .modeling_embeddings import reshape_parameter
@@ -43,19 +44,20 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "
 
 
 def change_channels(kernel: torch.Tensor, count: int) -> torch.Tensor:
-    """(D, C, p, q) -> (D, C', p, q): summed for one channel, else repeated and scaled (timm's `in_chans`)."""
+    """(D, C, p, q) -> (D, C', p, q): summed for one channel, else repeated and scaled, as by timm's `in_chans` from 3;
+    repeated from 1 it sees in equal channels what it saw in one."""
     old = kernel.shape[1]
     if old == count:
         return kernel
     exact = kernel.to(torch.promote_types(kernel.dtype, torch.float32))
     if count == 1 and old <= 3:
         return exact.sum(dim=1, keepdim=True).to(kernel.dtype)
-    if old != 3:
+    if old not in (1, 3):
         raise ValueError(
-            f"`num_channels` cannot go from {old} to {count}: a kernel of 3 channels is repeated for any number, one "
-            f"of 2 or 3 summed for 1. Give images {old} channels, or set `patch_embeddings.weight` by hand."
+            f"`num_channels` cannot go from {old} to {count}: a kernel of 1 or 3 channels is repeated for any number, "
+            f"one of 2 or 3 summed for 1. Give images {old} channels, or set `patch_embeddings.weight` by hand."
         )
-    return (exact.repeat(1, math.ceil(count / 3), 1, 1)[:, :count] * (3 / count)).to(kernel.dtype)
+    return (exact.repeat(1, math.ceil(count / old), 1, 1)[:, :count] * (old / count)).to(kernel.dtype)
 
 
 def geometric_steps(old: int, new: int) -> torch.Tensor:
@@ -88,7 +90,9 @@ def resample_table(table: torch.Tensor, side: int, like_timm: bool) -> torch.Ten
     as in the original's code, or by timm's, whose middle keeps its scale."""
     old = (math.isqrt(table.shape[0]) + 1) // 2
     image = table.to(torch.promote_types(table.dtype, torch.float32)).T.unflatten(1, (2 * old - 1, 2 * old - 1))
-    if like_timm:  # CODEPATH: timm's Swin; checkpoints of Microsoft and transformers by the other
+    if old == 1:
+        image = image.expand(-1, 2 * side - 1, 2 * side - 1)
+    elif like_timm:  # CODEPATH: timm's Swin; checkpoints of Microsoft and transformers by the other
         targets = torch.arange(1 - side, side, dtype=torch.float64)
         weights = linear_weights(geometric_steps(old, side), targets).to(image)
         image = weights @ image @ weights.T
@@ -119,6 +123,7 @@ def keep_sizes(name_or_path: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         own = PretrainedConfig.get_config_dict(name_or_path, **hub)[0]
     except (OSError, ValueError):
         own = {}
+    refuse_foreign(own, type(config))
     ours = own.get("model_type") == config.model_type  # else there is no file, or a stranger's
     own = own if ours else config.to_dict()
     own = own.get("vision_config", own)

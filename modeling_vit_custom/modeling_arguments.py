@@ -17,6 +17,7 @@ B batch, C channels, H W pixels.
 """
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +36,10 @@ LIBRARY_NAMES = frozenset(
 )
 # torch 2.6 cannot tell export from compilation: there, compiled models resample at the native size too.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-OF_EVERY_MODEL = frozenset(("output_attentions", "output_hidden_states", "return_dict"))
+# What a slip may mean beside a model's own names: what every model takes, and what losses read.
+OF_EVERY_MODEL = frozenset(
+    ("output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch", "pixel_mask")
+)
 
 
 def may_look(values: torch.Tensor, stall: bool = False) -> bool:
@@ -70,27 +74,43 @@ def check_pixels(pixel_values: Any, num_channels: int):
         )
 
 
+def check_tensor(name: str, value: Any):
+    """Raise where an argument is no tensor; a detector's labels are a list of dictionaries."""
+    if value is None or isinstance(value, torch.Tensor):
+        return
+    if name == "labels" and isinstance(value, list | tuple) and all(isinstance(entry, Mapping) for entry in value):
+        return
+    fix = "`torch.tensor(labels)`" if name == "labels" else 'have the tokenizer make it, with `return_tensors="pt"`'
+    raise TypeError(f"`{name}` must be a tensor, got {type(value).__name__}: {fix}.")
+
+
 class CheckedArguments:
     """A model that looks at what it is called with, by the names in the signature of its forward."""
 
     argument_names: tuple[str, ...] = ()
+    needs_pixels = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         parameters = inspect.signature(cls.forward).parameters.values()  # type: ignore[attr-defined]
-        named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        cls.argument_names = tuple(named[1:])  # without self
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][1:]  # without self
+        cls.argument_names = tuple(p.name for p in named)
+        cls.needs_pixels = any(p.name == "pixel_values" and p.default is p.empty for p in named)
+
+    def refuse_slips(self, kwargs: dict[str, Any]):
+        for name in kwargs:
+            known = name in self.argument_names or name in LIBRARY_NAMES
+            if not known and (near := near_miss(name.lower(), OF_EVERY_MODEL.union(self.argument_names))):
+                raise TypeError(f"{type(self).__name__} takes no `{name}`: did you mean `{near}`?")
 
     def __call__(self, *args, **kwargs):
-        names = self.argument_names
-        for name in kwargs:
-            known = name in names or name in LIBRARY_NAMES
-            if not known and (near := near_miss(name, OF_EVERY_MODEL.union(names))):
-                raise TypeError(f"{type(self).__name__} takes no `{name}`: did you mean `{near}`?")
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        if given.get("pixel_values") is not None:
+        self.refuse_slips(kwargs)
+        given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs}
+        if given.get("pixel_values") is not None or (self.needs_pixels and "pixel_values" in given):
             config = getattr(self.config, "vision_config", self.config)
             check_pixels(given["pixel_values"], config.num_channels)
+        for name in ("labels", "input_ids", "attention_mask"):
+            check_tensor(name, given.get(name))
         if not torch.compiler.is_compiling() and torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
             logger.warning_once(
                 "`dynamo=False` may fix the batch size of the ONNX program to that of the example, whatever "

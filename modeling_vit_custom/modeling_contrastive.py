@@ -66,12 +66,15 @@ def check_captions(
                 "or call `resize_token_embeddings(len(tokenizer))`."
             )
     if end is not None:
-        # CODEPATH: CLIP's towers with 2, a mistake of older transformers, take the highest token instead
-        ends = (input_ids == end) | ((input_ids == input_ids.max()) & (end == 2))
+        ends = input_ids == end
+        if end == 2:  # CODEPATH: CLIP's towers with 2, a mistake of older transformers, take the highest token instead
+            last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1, keepdim=True)
+            ends = input_ids.gather(1, last) == input_ids.amax(dim=1, keepdim=True)
         if not ends.any(dim=1).all():
             raise ValueError(
                 f"Caption {int(ends.any(dim=1).int().argmin())} of the batch has no end token {end}, where the text "
-                "tower looks: set `eos_token_id` in `text_config` to the tokenizer's, and end each caption with it."
+                "tower looks: set `eos_token_id` in `text_config` to the tokenizer's, and end each caption with it"
+                f"{' (2 means the highest token of a caption, as in CLIP)' if end == 2 else ''}."
             )
     if not attention_mask.any(dim=1).all():
         empty = int(attention_mask.any(dim=1).int().argmin())
@@ -121,12 +124,18 @@ class CappedScale(torch.autograd.Function):
     temperature there for good: here stops the gradient alone that leads further up, judged over all processes.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, scale: torch.Tensor, together: bool) -> torch.Tensor:
+    def forward(scale: torch.Tensor, together: bool) -> torch.Tensor:
         """(1) -> (1)"""
-        ctx.save_for_backward(scale)
-        ctx.together = together
         return scale.clamp(max=MAX_LOGIT_SCALE)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[torch.Tensor, bool], output: torch.Tensor):
+        """(1) -> nothing"""
+        ctx.save_for_backward(inputs[0])
+        ctx.together = inputs[1]
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:

@@ -161,6 +161,7 @@ class ViTCustomDualEncoder(ViTCustomPreTrainedModel):
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> BaseModelOutputWithPooling | tuple:
         """(B, C, H, W) -> the tower's outputs, with `pooler_output` (B, E): projected, not yet of length 1"""
+        self.refuse_slips(kwargs)
         return_dict = kwargs.pop("return_dict", self.config.return_dict)  # type: ignore[typeddict-item]
         outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
         answer = as_features(outputs, self.visual_projection(outputs.pooler_output))
@@ -175,6 +176,7 @@ class ViTCustomDualEncoder(ViTCustomPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling | tuple:
         """(B, M) -> the tower's outputs, with `pooler_output` (B, E): projected, not yet of length 1"""
+        self.refuse_slips(kwargs)
         return_dict = kwargs.pop("return_dict", self.config.return_dict)  # type: ignore[typeddict-item]
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         text: Any = self.config.text_config

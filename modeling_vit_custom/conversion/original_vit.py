@@ -53,7 +53,7 @@ def read_deit(tensors: Tensors, preset: ViTCustomConfig | None) -> ViTCustomConf
     fixed: dict[str, Any] = dict(layer_norm_eps=1e-6, position_interpolation="bicubic", distillation_head=distilled)
     if third:
         fixed |= dict(layer_scale_init_value=1e-4, drop_path_schedule="constant")
-    return read_plain(tensors, preset, tokens, (len(tokens), 0), **fixed)
+    return read_plain(tensors, preset, tokens, (0,) if third else (len(tokens),), **fixed)
 
 
 def deit_tables(config: ViTCustomConfig, head: bool) -> dict[str, Table]:
@@ -71,11 +71,14 @@ def read_timm(tensors: Tensors) -> ViTCustomConfig:
     tokens = ["cls"] * ("cls_token" in tensors) + ["distillation"] * ("dist_token" in tensors)
     tokens += ["register"] * (tensors["reg_token"].shape[1] if "reg_token" in tensors else 0)
     inner = tensors["blocks.0.mlp.fc2.weight"].shape[1]
+    # DeiT-III's class token has no position, nor have those of some models with registers. Of a plain model all have
+    # one: else 14 x 16 patches and a class token would be taken for 15 x 15 patches.
+    scaled = any(name in tensors for name in ("blocks.0.ls1.gamma", "blocks.0.gamma_1", "reg_token"))
     return read_plain(
         tensors,
         None,
         tokens,
-        (len(tokens), 0),
+        (len(tokens), 0) if scaled else (len(tokens),),
         position_interpolation="bicubic_antialias",
         layer_norm_eps=1e-6,
         intermediate_size=inner,

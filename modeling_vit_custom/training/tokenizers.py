@@ -12,8 +12,6 @@ from tokenizers.trainers import WordLevelTrainer
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
-
-
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
@@ -25,11 +23,15 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
 def check_end(tokenizer: Any, config: Any):
     """Raise where a text tower takes a caption's vector at another token than the tokenizer ends captions with."""
     theirs, end = getattr(config.text_config, "eos_token_id", None), tokenizer.eos_token_id
-    # Towers with 2, a mistake of older transformers, take the highest token instead.
-    if config.text_pooling == "pooler_output" and None not in (theirs, end) and theirs not in (2, end):
+    if config.text_pooling != "pooler_output" or None in (theirs, end):
+        return
+    # CLIP's towers with 2, a mistake of older transformers, take the highest token instead.
+    highest = theirs == 2 and config.text_config.model_type.startswith("clip")
+    if end != (len(tokenizer) - 1 if highest else theirs):
+        means = ", by which it takes a caption's highest token" if highest else ""
         raise ValueError(
-            f"The text tower's `eos_token_id` is {theirs}, the tokenizer's is {end}: set it in `text_config` to {end}, "
-            "or take the tower's own tokenizer."
+            f"The text tower's `eos_token_id` is {theirs}{means}, the tokenizer's is {end}: set it in `text_config` to "
+            f"{end}, or take the tower's own tokenizer."
         )
 
 
