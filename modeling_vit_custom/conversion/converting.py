@@ -88,7 +88,7 @@ def convert(
         kind = find_source(read, name)
         checkpoint = kind.configured(read)
         model, aside, spelling = as_ours(checkpoint, kind)
-        notes = [*read.notes, *kind.notes(checkpoint), *([] if name else kind.assumed(checkpoint))]
+        notes = [*read.notes, *kind.notes(checkpoint), *kind.assumed(checkpoint, named=bool(name))]
         if checkpoint.config and not read.config and preset is None:
             notes.append(told_by_shapes(model.config, kind))  # type: ignore[arg-type]  # of ours
         if preset is not None:

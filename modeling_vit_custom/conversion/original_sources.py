@@ -103,10 +103,11 @@ class OriginalSource(Source):
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         return list(self.differs)
 
-    def assumed(self, checkpoint: Checkpoint) -> list[str]:
-        if not self.alike:
-            return []
+    def assumed(self, checkpoint: Checkpoint, named: bool = False) -> list[str]:
         config, processor = self.read_config(checkpoint), self.read_processor(checkpoint)
+        if named or not self.alike:
+            heads = "no tensor says how many heads there are: it is read with"
+            return [f"{heads} {config.num_attention_heads[0]}"] if self.alike and checkpoint.preset is None else []
         pictures = "no image processor"
         if processor is not None:
             sides = "x".join(str(side) for side in processor["size"].values())
@@ -114,8 +115,9 @@ class OriginalSource(Source):
             pictures = f"an image processor that resizes to {sides} and subtracts {mean}"
         return [
             f"files of {', '.join(self.alike)} have the same names: this one is read as {self.name}'s, with "
-            f"`layer_norm_eps` {config.layer_norm_eps:g}, `position_interpolation` {config.position_interpolation!r} "
-            f"and {pictures}; if it is another's, name that by `--source`, as in `--source {self.alike[0]}`"
+            f"{config.num_attention_heads[0]} heads, `layer_norm_eps` {config.layer_norm_eps:g}, "
+            f"`position_interpolation` {config.position_interpolation!r} and {pictures}; if it is another's, name that "
+            f"by `--source`, as in `--source {self.alike[0]}`"
         ]
 
     def write_config(self, config: ViTCustomConfig, head: bool) -> dict[str, Any]:

@@ -25,6 +25,8 @@ DICTIONARIES = re.compile(
     r"(yacs|easydict|addict|munch|box|ml_collections|fvcore\.common\.config|detectron2\.config|mmengine\.config"
     r"|mmcv\.utils\.config|(pytorch_lightning|lightning\.(pytorch|fabric))\.utilities)\..+"
 )
+# Of the standard library: made from arguments, and then filled.
+FILLED: dict[str, Any] = {"collections.defaultdict": lambda *_: OrderedDict(), "collections.deque": lambda *_: []}
 REFUSED = re.compile(r"GLOBAL (\S+)")
 DEPTH = 4  # of entries within entries
 
@@ -63,13 +65,18 @@ def load_tensors(file: Path) -> Any:
             why, found = said.split("WeightsUnpickler error: ")[-1].strip().splitlines()[0], REFUSED.search(said)
         except Exception as error:  # what a reader of pickles says of bytes that are none
             raise EOFError(" ".join(str(error).split())) from None
+        if found is None and re.match(r"Unsupported operand 1(2[89]|[34]\d)\b", why):
+            raise ValueError(
+                f"{file.name} was written with another pickle protocol than torch's own, which its safe loader does not "
+                f"read: if you trust its maker, write it anew by `torch.save(torch.load({file.name!r}, "
+                "weights_only=False), 'weights.pth')`."
+            )
         if found is None and re.match("Unsupported operand|invalid load key|pickle data was truncated", why):
             raise EOFError(why)
         culprit = found[1] if found else why
         culprit = culprit if "." in culprit else f"builtins.{culprit}"
-        stand_in = (
-            OrderedDict if DICTIONARIES.fullmatch(culprit) else Placeholder if HARMLESS.fullmatch(culprit) else None
-        )
+        kinds = ((OrderedDict, DICTIONARIES.fullmatch(culprit)), (Placeholder, HARMLESS.fullmatch(culprit)))
+        stand_in = next((kind for kind, fits in kinds if fits), FILLED.get(culprit))
         if found is None or stand_in is None or culprit in [name for _, name in allowed]:
             raise ValueError(
                 f"{file.name} holds more than tensors, {culprit}, which is not unpickled because it could run code: "
@@ -79,13 +86,13 @@ def load_tensors(file: Path) -> Any:
         allowed.append((stand_in, culprit))
 
 
-def state_dicts(content: Mapping, path: str = "") -> Iterator[tuple[str, Mapping]]:
-    """(where it lies, what it holds) of each mapping with tensors."""
+def state_dicts(content: Mapping, path: tuple = ()) -> Iterator[tuple[tuple, Mapping]]:
+    """(the keys on the way to it, what it holds) of each mapping with tensors."""
     if any(isinstance(value, torch.Tensor) and isinstance(key, str) for key, value in content.items()):
         yield path, content
     for key, value in content.items():
-        if isinstance(value, Mapping) and path.count(".") < DEPTH:
-            yield from state_dicts(value, f"{path}{key}.")
+        if isinstance(value, Mapping) and len(path) < DEPTH:
+            yield from state_dicts(value, (*path, key))
 
 
 def unwrap(content: Any, name: str, prefix: str | None) -> tuple[dict[str, torch.Tensor], str, list[str]]:
@@ -96,7 +103,8 @@ def unwrap(content: Any, name: str, prefix: str | None) -> tuple[dict[str, torch
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds a {type(content).__name__}, not a state dict: resave its `state_dict()`.")
-    found = dict(state_dicts(content))
+    ways = {"".join(f"{key}." for key in path): path for path, _ in state_dicts(content)}
+    found = {"".join(f"{key}." for key in path): held for path, held in state_dicts(content)}
     models = [path for path in found if holds_a_model(found[path])] or sorted(found, key=lambda at: -len(found[at]))[:1]
     if not models:
         held = ", ".join(map(str, content)) or "nothing"
@@ -111,8 +119,8 @@ def unwrap(content: Any, name: str, prefix: str | None) -> tuple[dict[str, torch
     (entry,) = models
     taken = {key: value for key, value in found[entry].items() if isinstance(value, torch.Tensor)}
     others, within = {str(key) for key in found[entry]} - {str(key) for key in taken}, content
-    for key in entry.split(".")[:-1]:
-        others |= {str(other) for other in within} - {key}
+    for key in ways[entry]:
+        others |= {str(other) for other in within} - {str(key)}
         within = within[key]
     what = f"the entry {entry[:-1]!r} was" if entry else "the tensors were"
     return taken, entry, [f"of {name} {what} taken, not {', '.join(sorted(others))}"] if others else []

@@ -1,5 +1,7 @@
 """All sources, and the one that made a checkpoint."""
 
+import re
+
 from ..configuration_vit_custom import ViTCustomConfig
 from .families import OURS
 from .families import refuse_others
@@ -9,6 +11,7 @@ from .sources import Source
 from .timm_sources import SOURCES as TIMM
 from .transformers_sources import SOURCES as TRANSFORMERS
 
+OWN = re.compile(r"(^|\.)stages\.\d+\.layers\.\d+\.attention\.o_proj\.weight$")
 SOURCES: dict[str, Source] = {source.name: source for source in (*TRANSFORMERS, *TIMM, *ORIGINAL)}
 
 
@@ -32,7 +35,17 @@ def find_source(checkpoint: Checkpoint, name: str | None = None) -> Source:
             f"{checkpoint.name} is a model of ours already: load it by from_pretrained, or write another layout by "
             "`--back`."
         )
+    if any(OWN.search(key) for key in checkpoint.tensors):
+        raise ValueError(
+            f"The names of {checkpoint.name}'s tensors are those of a model of ours: build it from its configuration, "
+            "and load them by `load_state_dict`, without what stands before `vit.`."
+        )
     refuse_others(checkpoint.tensors)
+    if name is not None and says and not SOURCES[name].library:
+        raise ValueError(
+            f"{name} is for files without a configuration, and this one's says {says}: leave `--source` out, or give "
+            "the file of tensors alone."
+        )
     for source in [SOURCES[name]] if name is not None else SOURCES.values():
         if source.recognises(checkpoint) or (name is not None and not says and source.knows_names(checkpoint.tensors)):
             return source

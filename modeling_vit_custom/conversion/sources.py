@@ -133,8 +133,8 @@ class Source(ABC):
         """What differs although every output agrees, in sentences: warned of, and written into parity.json."""
         return []
 
-    def assumed(self, checkpoint: Checkpoint) -> list[str]:
-        """The same of a file that may be another source's too, and was not named."""
+    def assumed(self, checkpoint: Checkpoint, named: bool = False) -> list[str]:
+        """The same of a file that may be another source's too, unless it was named; and of what no tensor says."""
         return []
 
     def write_config(self, config: ViTCustomConfig, head: bool) -> dict[str, Any]:
