@@ -174,7 +174,8 @@ class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
     def from_dict(cls, config_dict, **kwargs):
         refuse_foreign(config_dict, cls)
         refuse_slips(kwargs, cls)
-        if "ViTCustomForSemanticSegmentation" in (config_dict.get("architectures") or ()):
+        is_segmenter = "ViTCustomForSemanticSegmentation" in (config_dict.get("architectures") or ())
+        if is_segmenter and config_dict.get("segmentation_decoder") != "linear":
             config_dict = {"mask_norm": "layer_norm", **config_dict}  # before the field there was no other
         labels = kwargs.get("num_labels") or len(kwargs.get("id2label") or ())
         if labels not in (0, len(config_dict.get("id2label") or ()) or config_dict.get("num_labels", 2)):

@@ -29,8 +29,8 @@ def num_edits(word: str, other: str) -> int:
     return rows[-1][-1]
 
 
-def near_miss(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` is a slip of: at most 2 edits away, and 1 for words of 4 letters or fewer."""
-    reach = 2 if len(word) > 4 else 1
+def near_miss(word: str, known: Iterable[str], most: int = 2) -> str | None:
+    """The known word that `word` is a slip of: at most `most` edits away, and 1 for words of 4 letters or fewer."""
+    reach = min(most, 2 if len(word) > 4 else 1)
     near = [(num_edits(word, name), name) for name in known if abs(len(name) - len(word)) <= reach]
     return min((row for row in near if row[0] <= reach), default=(0, None))[1]

@@ -15,6 +15,7 @@ def parse_options(argv: list[str] | None, description: str | None) -> argparse.N
     source.add_argument("--recipe", type=Path, help="for its data, and what it says of batches")
     parser.add_argument("--data_dir", help="where `make data` has put the packages")
     parser.add_argument("--split", default="test", help="of the data set; `all`: everything, with no part held out")
+    parser.add_argument("--corrupt_images", choices=("fail", "skip"), help="of the data; skipped ones are counted")
     parser.add_argument("--task", choices=NAMES, help="instead of the one that the checkpoint is for")
     parser.add_argument("--batch_size", type=int, help="of one process, instead of the recipe's")
     parser.add_argument("--output", type=Path, help="a folder; else `evaluation` beside the checkpoint")

@@ -32,7 +32,7 @@ def refuse_unknown(settings: list[str], lines: list[str], parser: argparse.Argum
     words = runpy.run_path(str(PACKAGE / "training/recipe_words.py"))
     near_miss = runpy.run_path(str(PACKAGE / "near_names.py"))["near_miss"]
     dotted = [name for name in lines if "." in name]
-    known = [name for name in lines if name not in dotted]
+    known = ["overwrite", *(name for name in lines if name not in dotted)]
     parts = {"": known, "config_overrides": [name.partition(".")[2] for name in dotted]}
     try:
         for key, _ in words["split_options"](settings):

@@ -51,6 +51,7 @@ from modeling_vit_custom.inspection import cost
 from modeling_vit_custom.inspection import largest
 from modeling_vit_custom.inspection import memory
 from modeling_vit_custom.inspection import total
+from modeling_vit_custom.training.naming import inside_run
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -63,6 +64,7 @@ COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito, which a
 def read(name: str) -> ViTCustomConfig:
     """The configuration in a file, a folder or a Hub repository."""
     try:
+        name = name if name.endswith(".json") else inside_run(name)
         model_type = ViTCustomConfig.get_config_dict(name)[0].get("model_type")
     except OSError as error:
         raise ValueError(f"There is no configuration at {name}: give a JSON file, a folder or a Hub id.") from error

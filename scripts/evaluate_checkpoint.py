@@ -40,6 +40,7 @@ from modeling_vit_custom.training.evaluation import is_whole
 from modeling_vit_custom.training.evaluation import load_checkpoint
 from modeling_vit_custom.training.evaluation import recipe_for_evaluation
 from modeling_vit_custom.training.evaluation import recipe_of_run
+from modeling_vit_custom.training.evaluation import recipe_on
 from modeling_vit_custom.training.evaluation import why_not
 from modeling_vit_custom.training.evaluation import with_classes_of
 from modeling_vit_custom.training.naming import inside_run
@@ -56,11 +57,14 @@ def main(argv: list[str] | None = None) -> Path | None:
     start, checkpoint, kinds = time.perf_counter(), arguments.checkpoint, arguments.kinds or []
     task, model = load_checkpoint(checkpoint, arguments.task)
     processor, probes = AutoProcessor.from_pretrained(checkpoint), bool(kinds or arguments.zero_shot)
-    settings, was = settings_of(arguments, CLASSES if probes or task is None else task.name)
+    own = recipe_on(arguments.dataset, checkpoint) if arguments.dataset else None
+    settings, was = settings_of(arguments, own, CLASSES if probes or task is None else task.name)
     with tempfile.TemporaryDirectory() as work:
         recipe = recipe_for_evaluation(settings, Path(work))
         with recipe.training.main_process_first(desc="loading the data"):
-            splits = load_data(recipe, False if kinds else is_whole(arguments.dataset, arguments.split, checkpoint))
+            splits = load_data(
+                recipe, False if kinds else is_whole(arguments.dataset, arguments.split, own is not None)
+            )
         dataset, split = recipe.data.dataset, ALL if ALL in splits else arguments.split
         if split not in splits:
             raise ValueError(f"`--split {split}` is none of `dataset: {dataset}`: choose one of {', '.join(splits)}.")
@@ -100,16 +104,21 @@ def main(argv: list[str] | None = None) -> Path | None:
     return folder
 
 
-def settings_of(arguments: argparse.Namespace, task: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """A recipe; and where the checkpoint was made by it, what was reached then."""
+def settings_of(
+    arguments: argparse.Namespace, own: dict[str, Any] | None, task: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """A recipe; and where the checkpoint was made by it, what was reached then. `own`: by `recipe_on`."""
     was: dict[str, float] = {}
-    if arguments.dataset:
-        settings: dict[str, Any] = dict(dataset=arguments.dataset, task=task, num_examples=1)
+    if own:
+        settings, was = own | dict(task=task), recipe_of_run(arguments.checkpoint)[1]
+    elif arguments.dataset:
+        settings = dict(dataset=arguments.dataset, task=task, num_examples=1)
     elif arguments.recipe:
         settings = read_settings(arguments.recipe)
     else:
         settings, was = recipe_of_run(arguments.checkpoint)
     given = dict(data_dir=arguments.data_dir, per_device_eval_batch_size=arguments.batch_size)
+    given |= dict(corrupt_images=arguments.corrupt_images)
     settings |= {name: value for name, value in given.items() if value is not None}
     return settings, was if arguments.split == "test" else {}
 

@@ -10,8 +10,7 @@ Every key of a recipe is an option too. The folder holds `checkpoint/` (weights,
 `history.csv` and `history.png`: what was logged by step, `recipe.yaml`: the run with all that was set, and
 `metrics.json`: what the model reached, and what a trivial answer reaches. Until a run ends, its checkpoints are in
 `<folder>.unfinished`, from which the same command with `--resume_from_checkpoint` goes on.
-TRACEBACK=1 shows where an error is from, here and in every script.
-"""
+TRACEBACK=1 shows where an error is from, here and in every script."""
 
 import json
 import os
@@ -119,9 +118,9 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
     certificate = birth_certificate(f"python scripts/train.py {shlex.join(words)}")
     origin = origins(resolved, recipe.path, built_in=recipe.data.dataset in DATASETS)
     command = public_command(["python", "scripts/train.py", *words], resolved, origin["dataset"])
-    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     told = "".join(f"# {key}: {certificate[key]}\n" for key in ("command", "hardware", "versions", "commit"))
-    (folder / "recipe.yaml").write_text(f"{told}{text}", encoding="utf-8")
+    text = told + yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     figures = dict(
         **origin,  # licence, names of the data and of what it began from, recipe_text
         task=task.name,
@@ -141,7 +140,10 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
     if not recipe.model.is_foreign:  # another's card is not ours to write
         write_card(checkpoint, ROOT / "model_card.md", repo=f"owner/vit-custom-{name}", metrics=figures)
     write_history(trained.trainer.state.log_history, folder)
-    save_examples(folder, trained, recipe.data.num_examples)
+    try:
+        save_examples(folder, trained, recipe.data.num_examples)
+    except Exception as error:  # no picture is worth a trained model
+        print(f"Examples and pictures are not whole: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from PIL import Image
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.training import data
 from modeling_vit_custom.training.evaluation import is_whole
+from modeling_vit_custom.training.evaluation import recipe_on
 from scripts import evaluate_checkpoint
 from scripts import train
 from tests.recipes import short_quickstart
@@ -137,10 +138,12 @@ def test_a_whole_folder_is_evaluated_by_the_names_of_its_classes(trained, tmp_pa
 def test_the_folder_of_a_run_is_not_taken_for_a_new_one(tmp_path):
     folder, run = ten_digits(tmp_path / "pets", ["a", "b"]), tmp_path / "run"
     run.mkdir()
-    (run / "metrics.json").write_text(json.dumps(dict(reached={}, recipe_text=f"dataset: {folder}")))
-    assert is_whole(str(folder), "test", str(run / "checkpoint")) is False
-    assert is_whole(str(folder), "all", str(run / "checkpoint")) is True
-    assert is_whole(str(tmp_path), "test", str(run / "checkpoint")) is None
+    (run / "metrics.json").write_text(json.dumps(dict(reached={}, recipe_text=f"dataset: {folder}\nsplit_seed: 3")))
+    assert recipe_on(str(tmp_path), str(run / "checkpoint")) is None
+    assert recipe_on(str(folder), str(run / "checkpoint"))["split_seed"] == 3
+    assert is_whole(str(folder), "test", True) is False
+    assert is_whole(str(folder), "all", True) is True
+    assert is_whole(str(tmp_path), "test", False) is None
     assert is_whole("sklearn_digits", "test", str(run / "checkpoint")) is False
 
 

@@ -67,8 +67,8 @@ def load_tensors(file: Path) -> Any:
             raise EOFError(" ".join(str(error).split())) from None
         if found is None and re.match(r"Unsupported operand 1(2[89]|[34]\d)\b", why):
             raise ValueError(
-                f"{file.name} was written with another pickle protocol than torch's own, which its safe loader does not "
-                f"read: if you trust its maker, write it anew by `torch.save(torch.load({file.name!r}, "
+                f"{file.name} was written with another pickle protocol than torch's own, which its safe loader does "
+                f"not read: if you trust its maker, write it anew by `torch.save(torch.load({file.name!r}, "
                 "weights_only=False), 'weights.pth')`."
             )
         if found is None and re.match("Unsupported operand|invalid load key|pickle data was truncated", why):

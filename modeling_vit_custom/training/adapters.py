@@ -49,6 +49,8 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> Any:
 
     Parameters that stand in no module of a head (`mask_token` of SimMIM, `logit_scale` of a dual encoder) stay as they
     are, and the adapter's file does not hold them: keep the model they are in, or save the merged one.
+    Reentrant checkpoints of activations would give adapters no gradient: ViTCustomTrainer sees to it, elsewhere call
+    the model's `enable_input_require_grads()` before training.
 
     Args:
         model: any of ours; it is changed.

@@ -83,22 +83,38 @@ def recipe_for_evaluation(settings: dict[str, Any], work: Path) -> Recipe:
     settings |= dict(output_dir=str(work), report_to="none", remove_unused_columns=False)
     path = work / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return read_recipe(path)
-
-
-def is_whole(dataset: str | None, split: str, checkpoint: str) -> bool | None:
-    """As `load_source` takes it. `--split all`: everything. Of a `--dataset` without splits too (None), unless the run
-    that made the checkpoint was on it: then its own held-out part is evaluated.
-    """
-    if split == ALL or dataset is None or not Path(dataset).exists():
-        return split == ALL
     try:
-        trained_on = Path(recipe_of_run(checkpoint)[0]["dataset"]).expanduser()
+        return read_recipe(path)
+    except (ValueError, FileNotFoundError) as error:  # of a file that nobody has written
+        raise type(error)(str(error).replace(str(path), "The evaluation")) from error
+
+
+def recipe_on(dataset: str, checkpoint: str) -> dict[str, Any] | None:
+    """The recipe of the run that made the checkpoint, if that was on this folder or file: its split, columns and
+    classes are those to evaluate by. A folder of the same name counts where the old one is gone.
+    """
+    place = Path(dataset).expanduser()
+    if not place.exists():
+        return None
+    try:
+        settings = recipe_of_run(checkpoint)[0]
     except FileNotFoundError:
         return None
-    place = Path(dataset).resolve()
-    same = trained_on.resolve() == place or (not trained_on.exists() and trained_on.name == place.name)
-    return False if same else None
+    trained_on = Path(settings["dataset"]).expanduser()
+    same = trained_on.resolve() == place.resolve() or (not trained_on.exists() and trained_on.name == place.name)
+    if not same:
+        return None
+    print(f"{dataset} is what this model was trained on: what that run held out is evaluated, or `--split all`.")
+    return settings | {"dataset": dataset}
+
+
+def is_whole(dataset: str | None, split: str, of_the_run: bool) -> bool | None:
+    """As `load_source` takes it. `--split all`: everything. Of a `--dataset` without splits too (None), unless the run
+    that made the checkpoint was on it.
+    """
+    if split == ALL or dataset is None or of_the_run or not Path(dataset).expanduser().exists():
+        return split == ALL
+    return None
 
 
 def with_classes_of(config: Any, splits: Any, dataset: str) -> Any:

@@ -23,6 +23,7 @@ from .folders import Listing
 from .folders import tell
 from .layouts import Picture
 from .layouts import arrange
+from .layouts import like_splits
 from .layouts import placed
 from .metadata import METADATA
 from .metadata import Table
@@ -73,8 +74,10 @@ def pictures(
     whole: bool | None,
 ) -> Splits:
     level = settings.get("class_level", 1)
-    if not isinstance(level, int) or level < 1:
-        raise ValueError(f"`class_level: {level}` is no depth of folders: write 1, or 2 for the folders inside those.")
+    if type(level) is not int or level < 1:
+        raise ValueError(
+            f"`class_level: {level!r}` is no depth of folders: write 1, or 2 for the folders inside those."
+        )
     splits: dict[str, list[Picture]] = {}
     tables = []
     for name, one in found.items():
@@ -139,6 +142,11 @@ def folder_rows(splits: dict[str, list[Picture]], found: Listing, dataset: str, 
         plain = {split: [{"image": file(one.path)} for one in rows] for split, rows in splits.items()}
         return Rows(plain, features, said)
     numbers = {name: number for number, name in enumerate(names)}
+    if like := like_splits(set(names)):
+        said.append(
+            f"{' and '.join(like)} are taken for classes; if they are splits, call them train and test, or name their "
+            "files by `data_files` in `dataset_settings`"
+        )
     twins = [which for which in Counter(map(str.casefold, names)).items() if which[1] > 1]
     if twins:
         alike = [name for name in names if name.casefold() == twins[0][0]]

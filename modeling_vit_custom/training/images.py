@@ -26,10 +26,17 @@ OTHERWISE = {
         'image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")',
         'image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")',
     ),
-    "deeper than 8 bits": (
-        "levels = np.asarray(ImageOps.exif_transpose(Image.open(path)))",
-        "image = Image.fromarray((levels / 257).round().astype(np.uint8))",
-    ),
+    **{
+        kind: (
+            "levels = np.asarray(ImageOps.exif_transpose(Image.open(path)))",
+            f"image = Image.fromarray({scaled}.round().astype(np.uint8))",
+        )
+        for kind, scaled in (
+            ("deeper than 8 bits", "(levels / 257)"),
+            ("of shares of white", "(levels * 255.0)"),
+            ("of fractions of grey levels", "levels"),
+        )
+    },
 }
 SKIP = "Repair or remove it, or set `corrupt_images: skip`."  # what training says to a CorruptImage
 register_plugins()
@@ -67,10 +74,17 @@ def seen_otherwise(image: Image.Image) -> str | None:
     deep = image.mode == "F" or image.mode.startswith("I")
     if not (deep or image.has_transparency_data):  # of every other mode both are the same call
         return None
-    plain = ImageOps.exif_transpose(image).convert("RGB")
-    if np.array_equal(np.asarray(to_rgb(image)), np.asarray(plain)):  # as of a picture that could be transparent
+    theirs = to_rgb(ImageOps.exif_transpose(image).convert("RGB"))  # a transparent colour may be left to the processor
+    if np.array_equal(np.asarray(to_rgb(image)), np.asarray(theirs)):  # as of a picture that could be transparent
         return None
-    return "deeper than 8 bits" if deep else "transparent"
+    return kind_of(np.asarray(image), image.mode) if deep else "transparent"
+
+
+def kind_of(levels: np.ndarray, mode: str) -> str:
+    """Of grey levels of more than 8 bits, what they are: a key of OTHERWISE."""
+    if mode.startswith("I;16") or levels.max() > 255:
+        return "deeper than 8 bits"
+    return "of shares of white" if mode == "F" and levels.max() <= 1 else "of fractions of grey levels"
 
 
 def count_otherwise(values: Iterable[Any]) -> dict[str, int]:
@@ -96,10 +110,8 @@ def to_8_bits(grey: np.ndarray, mode: str) -> np.ndarray:
     low, high = (levels.min(), levels.max()) if levels.size else (0, 0)
     if not (low >= 0 and high <= 65535):  # nor with NaN
         raise ValueError(f"its grey levels go from {low:g} to {high:g}, which is neither 8 nor 16 bits: convert it")
-    if mode.startswith("I;16") or high > 255:
-        levels = levels / 257
-    elif mode == "F" and high <= 1:
-        levels = levels * 255
+    if levels.size:
+        levels = levels * {"deeper than 8 bits": 1 / 257, "of shares of white": 255}.get(kind_of(levels, mode), 1)
     return levels.round().astype(np.uint8)
 
 

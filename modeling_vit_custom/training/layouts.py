@@ -4,6 +4,7 @@ Split words count only as whole names of folders, in any case, at the top or und
 folder below its split, as torchvision has it.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,13 @@ def root_of(files: list[Parts], dataset: str, level: int) -> Parts:
         if len(tops) != 1 or any(len(parts) <= level for parts in below[min(tops)]):
             return above
         above = (*above, min(tops))
+
+
+def like_splits(folders: set[str]) -> list[str]:
+    """Folders that begin with a word of a split, if all do and one is for training: as training_set and test_set."""
+    words = {name: split_of(re.split(r"[-_. ]", name)[0]) for name in folders}
+    is_like = len(folders) > 1 and all(words.values()) and {"train"} < set(words.values())
+    return sorted(folders) if is_like else []
 
 
 def splits_in(files: list[Parts]) -> dict[str, str]:

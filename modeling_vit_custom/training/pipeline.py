@@ -27,6 +27,7 @@ from .mixing import Mix
 from .mixing import MixPixels
 from .mixing import soft_cross_entropy
 from .recipe import Recipe
+from .recipe import meant
 from .recipe import refuse_unknown
 from .streams import NumberedStream
 from .task import Task
@@ -99,7 +100,8 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
             steps[:0] = [teach]
     if data.mix:
         refuse_unknown(data.mix, ("mixup_alpha", "cutmix_alpha", "prob", "switch_prob", "label_smoothing"), recipe.path)
-        pipeline.collate = Mix(pipeline.collate, config.num_labels, seed=seed, **data.mix)
+        with meant("mix", data.mix, recipe.path):
+            pipeline.collate = Mix(pipeline.collate, config.num_labels, seed=seed, **data.mix)
         steps.insert(1 if isinstance(teach, CachedTeach) else 0, MixPixels())
         pipeline.loss = pipeline.loss or soft_cross_entropy
     if pipeline.loss and recipe.training.label_smoothing_factor:

@@ -3,7 +3,9 @@
 import dataclasses
 import os
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
@@ -17,6 +19,7 @@ from transformers import HfArgumentParser
 from transformers import TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
+from ..configuration_vit_custom import ViTCustomConfig
 from ..near_names import near_miss
 from .data import DATASETS
 from .packages import DATA_DIR
@@ -33,6 +36,8 @@ from .tasks import Task
 OWN = "vit_custom"  # the `model_type` of this family
 OTHERS = f"leave it out for {OWN}, or write the `model_type` of an image classifier of transformers, such as resnet."
 CORRUPT = ("fail", "skip")
+BATCHES = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
+LEAST = dict.fromkeys((*BATCHES, "repeated_augmentation", "shuffle_buffer"), 1) | {"num_examples": 0, "split_seed": 0}
 
 
 @dataclass
@@ -142,7 +147,7 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
         "collator_settings": task.collator_settings,
     }
     refuse_unknown(settings, known, path, "", places)
-    if settings.get("dataset") is None:
+    if settings.get("dataset") in (None, ""):
         raise ValueError(f"{path} is no recipe: it needs a `dataset`, as in `dataset: {next(iter(DATASETS))}`.")
     settings = {key: of_kind(value, known[key], key, path) for key, value in settings.items()}
     refuse_names(settings, path)
@@ -152,16 +157,22 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
     for place in places.keys() - {""}:
         foreign = place == "config_overrides" and settings.get("model_type", OWN) != OWN
         listed = dict(listed=f"transformers' page of {settings['model_type']} lists them all.") if foreign else {}
+        if place == "config_overrides" and not foreign and task.config_class is not ViTCustomConfig:
+            listed = dict(listed=f"{task.config_class.__name__} lists them all; a tower's stand in `vision_config`.")
         refuse_unknown(settings.get(place, {}), places[place], path, place, places, **listed)
     if settings.get("report_to", "none") is None:
         settings["report_to"] = "none"
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.accelerator.is_available():  # else Trainer takes them for so many runs of their own
         settings.setdefault("use_cpu", True)
+    for key, least in LEAST.items():
+        if isinstance(settings.get(key), int) and settings[key] < least:
+            raise ValueError(f"{path} has `{key}: {settings[key]}`: write a number from {least} on.")
     try:
         recipe = Recipe(Path(path), *HfArgumentParser(KINDS).parse_dict(settings))
-    except TypeError as error:  # of a dictionary's keys
-        raise ValueError(f"{path} has what TrainingArguments refuses: {error}.") from error
+    except (TypeError, ValueError) as error:  # of a dictionary's keys, or of settings that do not go together
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} has what TrainingArguments refuses: {said}.") from error
     if recipe.training.world_size != processes:
         raise ValueError(
             f"{processes} processes were launched, but each is alone: launch with torchrun, or accelerate and a file "
@@ -170,6 +181,18 @@ def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
     if recipe.data.streaming and recipe.training.max_steps <= 0:
         raise ValueError(f"{path} streams, so the run cannot know an epoch's length: set `max_steps`.")
     return recipe
+
+
+@contextmanager
+def meant(key: str, value: Any, path: str | Path) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: inside, a value was of a type that cannot be meant.
+    """
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(f"{path} sets `{key}` to {value!r}, which cannot be meant: {error}.") from error
 
 
 def configuration_of(settings: dict[str, Any], task: Task) -> set[str]:

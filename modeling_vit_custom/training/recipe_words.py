@@ -9,22 +9,22 @@ from typing import Any
 USUAL = {
     word: key
     for key, words in {
-        "learning_rate": "lr base_lr max_lr init_lr",
-        "per_device_train_batch_size": "batch_size batch bs train_batch_size",
+        "learning_rate": "lr base_lr max_lr init_lr lrate",
+        "per_device_train_batch_size": "batch_size batch bs train_batch_size per_gpu_train_batch_size",
         "per_device_eval_batch_size": "eval_batch_size test_batch_size val_batch_size",
         "num_train_epochs": "epochs epoch max_epochs num_epochs n_epochs",
         "max_steps": "steps num_steps max_train_steps iterations max_iters",
         "output_dir": "output out out_dir output_folder save_dir outdir",
-        "dataset": "data data_path root train_data data_root train_dir",
+        "dataset": "data data_path root root_dir train_data data_root train_dir path paths image_folder",
         "data_dir": "data_folder",
         "test_share": "val_split test_size test_split validation_split",
         "dataloader_num_workers": "num_workers workers",
         "weight_decay": "wd",
-        "warmup_steps": "warmup warmup_ratio num_warmup_steps",
+        "warmup_steps": "warmup warmup_epochs warmup_ratio num_warmup_steps",
         "lr_scheduler_type": "scheduler lr_scheduler sched",
         "optim": "optimizer opt",
         "max_grad_norm": "clip_grad grad_clip gradient_clip gradient_clip_val clip_grad_norm",
-        "gradient_accumulation_steps": "grad_accum accum_steps accumulation_steps accumulate_grad_batches",
+        "gradient_accumulation_steps": "gradient_accumulation grad_accum accum_steps accumulate_grad_batches",
         "gradient_checkpointing": "grad_checkpointing",
         "bf16": "amp mixed_precision half precision",
         "use_cpu": "cpu no_cuda",
@@ -65,7 +65,16 @@ USUAL = {
 }
 CLASSES = "the data tell how many classes there are, and their names: leave it out."
 PRESET = "write the fields of configs/models/NAME.json under `config_overrides`, or give a folder as `init_from`."
-SAID = dict.fromkeys("num_classes nb_classes classes n_classes num_class".split(), CLASSES)
+GPU = "a GPU is used where there is one; `use_cpu: true` says otherwise."
+LOGS = "what trackers write comes into the run's folder; `report_to` chooses them."
+MODEL = "this is a model's configuration: write it under `config_overrides` of a recipe."
+SAID = dict.fromkeys("num_classes nb_classes classes n_classes num_class num_labels labels label".split(), CLASSES)
+SAID |= dict.fromkeys("id2label label2id".split(), CLASSES)
+SAID |= dict.fromkeys("use_gpu gpu gpus cuda device devices".split(), GPU)
+SAID |= dict.fromkeys("logging_dir log_dir logdir tensorboard_dir".split(), LOGS)
+SAID |= dict.fromkeys("overwrite overwrite_output_dir".split(), "add `--overwrite` to the command.")
+SAID |= {"min_lr": "set `lr_scheduler_type: cosine_with_min_lr` and `lr_scheduler_kwargs: {min_lr: ...}`."}
+SAID |= {"architectures": MODEL, "auto_map": MODEL}
 SAID |= dict.fromkeys("preset model model_name arch architecture variant backbone".split(), PRESET)
 
 
@@ -93,7 +102,7 @@ def split_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
 def advice(
     key: Any,
     known: Iterable[str],
-    near_miss: Callable[[str, Iterable[str]], str | None],
+    near_miss: Callable[..., str | None],
     place: str | None = None,
     elsewhere: dict[str, Iterable[str]] | None = None,
     listed: str = "`python scripts/train.py --help` lists them all.",
@@ -123,7 +132,9 @@ def advice(
     for other, keys in (elsewhere or {}).items():
         for name in keys if other != place else ():
             meant.setdefault(name, f"`{other}.{name}`" if other else f"`{name}`, above and not under `{place}`")
-    near = word if word in meant else near_miss(word, [name for name in meant if name in known or len(name) > 4])
+    names = [name for name in meant if name in known or (name not in USUAL and len(name) > 4)]
+    near = word if word in meant else near_miss(word, names)
+    near = near or near_miss(word, [name for name in meant if name in USUAL and len(name) > 6], 1)
     if near:
         return f"did you mean {meant[near]}?"
     if len(known) <= 12:

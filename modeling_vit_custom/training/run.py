@@ -29,6 +29,7 @@ from .pipeline import make_pipeline
 from .probing import ProbeCallback
 from .recipe import DataArguments
 from .recipe import Recipe
+from .recipe import meant
 from .recipe import refuse_unknown
 from .sources import Decodes
 from .sources import load_source
@@ -40,6 +41,8 @@ from .streams import seek_to
 from .task import Task
 from .tasks import TASKS
 from .trainer import ViTCustomTrainer
+
+CLASSES = ("num_labels", "id2label", "label2id")
 
 
 @dataclass
@@ -197,6 +200,16 @@ def refuse_pairs(recipe: Recipe):
             raise ValueError(f"{recipe.path} sets {words}, so leave one of them out.")
 
 
+def without_classes(settings: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """A recipe's fields of the configuration, as pasted from a preset, without classes where the data have theirs."""
+    kept = {key: value for key, value in settings.items() if key not in CLASSES}
+    if not names or kept == settings:
+        return settings
+    if settings.get("num_labels", len(names)) != len(names):
+        print(f"The data have {len(names)} classes, which count, not `num_labels: {settings['num_labels']}`.")
+    return kept
+
+
 def refuse_unsized(recipe: Recipe):
     if recipe.model.is_foreign and "size" not in recipe.model.processor_overrides:
         raise ValueError(
@@ -221,6 +234,7 @@ def train(recipe: Recipe) -> Trained:
     set_seed(recipe.training.seed)
     with recipe.training.main_process_first(desc="loading the data"):
         splits = load_data(recipe)
+    settings.config_overrides = without_classes(settings.config_overrides, task.class_names(splits))
     otherwise = seen_otherwise(recipe.data, splits) if recipe.training.process_index == 0 else {}
     start = read_start(recipe, task) if settings.init_from else None
     model = begin(start, task, splits, settings.is_foreign) if start else new_model(recipe, task, splits)
@@ -228,18 +242,21 @@ def train(recipe: Recipe) -> Trained:
     processor = start.processor if start else None
     if processor is None:
         refuse_unsized(recipe)
-        processor = task.processor(config, splits, settings.processor_overrides)
+        with meant("processor_overrides", settings.processor_overrides, recipe.path):
+            processor = task.processor(config, splits, settings.processor_overrides)
     plain_collate = task.collator(processor, config, settings.collator_settings)
     pipeline = make_pipeline(recipe, task, splits, config, processor, plain_collate)
     if settings.lora:
-        model = add_lora(model, settings.lora)
+        with meant("lora", settings.lora, recipe.path):
+            model = add_lora(model, settings.lora)
     recipe.training.eval_do_concat_batches = task.concatenates
     recipe.training.remove_unused_columns = False  # the collator needs the image
     if recipe.data.streaming:  # each process takes its own rows of the stream, and nothing is sent between them
         accelerator_config: Any = recipe.training.accelerator_config
         accelerator_config.dispatch_batches = False
     refuse_unknown(settings.ema, inspect.signature(WeightAverage).parameters, recipe.path)
-    average = WeightAverage(**settings.ema) if settings.ema else None
+    with meant("ema", settings.ema, recipe.path):
+        average = WeightAverage(**settings.ema) if settings.ema else None
     callbacks: list[Any] = [average] if average else []
     if recipe.data.fast_seek:
         callbacks.append(fast_seek(recipe, pipeline.train))

@@ -98,7 +98,11 @@ def read_start(recipe: Recipe, task: Task) -> Start:
     if not any((folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
         print(f"{name} has no image processor: one with the settings of `task: {task.name}` begins.")
         return start
-    kept = task.read_processor(folder)
+    try:
+        kept = task.read_processor(folder)
+    except (OSError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        raise ValueError(f"`init_from: {name}` has an image processor that cannot be read ({said}).") from error
     images = getattr(kept, "image_processor", kept)
     known = {*images.to_dict(), *task.processor_class().to_dict(), *SIZES}
     refuse_unknown(model.processor_overrides, known, recipe.path)

@@ -108,6 +108,7 @@ def as_pictures(processor: Any, pixel_values: torch.Tensor) -> list[Image.Image]
     std: Any = 1.0
     scale = processor.rescale_factor if processor.do_rescale else 1.0
     if processor.do_normalize:
-        mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+        sides = (processor.image_mean, processor.image_std)  # a number for each channel, or one for all
+        mean, std = (torch.as_tensor(values).reshape(-1, 1, 1) for values in sides)
     pixels = ((pixel_values * std + mean) / scale).clamp(0, 255).round().byte().movedim(1, 3)
     return [Image.fromarray(image.numpy()) for image in pixels]
