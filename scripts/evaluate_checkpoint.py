@@ -62,9 +62,8 @@ def main(argv: list[str] | None = None) -> Path | None:
     with tempfile.TemporaryDirectory() as work:
         recipe = recipe_for_evaluation(settings, Path(work))
         with recipe.training.main_process_first(desc="loading the data"):
-            splits = load_data(
-                recipe, False if kinds else is_whole(arguments.dataset, arguments.split, own is not None)
-            )
+            whole = False if kinds else is_whole(arguments.dataset, arguments.split, own is not None)
+            splits = load_data(recipe, whole)
         dataset, split = recipe.data.dataset, ALL if ALL in splits else arguments.split
         if split not in splits:
             raise ValueError(f"`--split {split}` is none of `dataset: {dataset}`: choose one of {', '.join(splits)}.")
@@ -104,9 +103,7 @@ def main(argv: list[str] | None = None) -> Path | None:
     return folder
 
 
-def settings_of(
-    arguments: argparse.Namespace, own: dict[str, Any] | None, task: str
-) -> tuple[dict[str, Any], dict[str, float]]:
+def settings_of(arguments: argparse.Namespace, own: dict | None, task: str) -> tuple[dict[str, Any], dict[str, float]]:
     """A recipe; and where the checkpoint was made by it, what was reached then. `own`: by `recipe_on`."""
     was: dict[str, float] = {}
     if own:
@@ -117,8 +114,8 @@ def settings_of(
         settings = read_settings(arguments.recipe)
     else:
         settings, was = recipe_of_run(arguments.checkpoint)
-    given = dict(data_dir=arguments.data_dir, per_device_eval_batch_size=arguments.batch_size)
-    given |= dict(corrupt_images=arguments.corrupt_images)
+    given = dict(per_device_eval_batch_size=arguments.batch_size)
+    given |= {name: getattr(arguments, name) for name in ("data_dir", "corrupt_images")}
     settings |= {name: value for name, value in given.items() if value is not None}
     return settings, was if arguments.split == "test" else {}
 

@@ -75,9 +75,7 @@ def pictures(
 ) -> Splits:
     level = settings.get("class_level", 1)
     if type(level) is not int or level < 1:
-        raise ValueError(
-            f"`class_level: {level!r}` is no depth of folders: write 1, or 2 for the folders inside those."
-        )
+        raise ValueError(f"`class_level: {level!r}` is no depth of folders: write 1, or 2 for folders inside those.")
     splits: dict[str, list[Picture]] = {}
     tables = []
     for name, one in found.items():
