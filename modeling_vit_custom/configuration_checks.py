@@ -104,8 +104,8 @@ def wrong_type(name: str, value: Any, hint: Any) -> str:
     kinds = list(dict.fromkeys(KINDS.get(part, getattr(part, "__name__", part)) for part in parts if part != NoneType))
     fix = ""
     if kinds[0].startswith("a list of") and not isinstance(value, list | dict | NoneType):
-        whole = kinds[0] == KINDS[list[int]] and isinstance(value, str) and value.strip().isdigit()
-        fix = f": write [{int(value) if whole else repr(value)}]"
+        whole = kinds[0] == KINDS[list[int]] and str(value).strip().removesuffix(".0").isdigit()
+        fix = f": write [{int(float(value)) if whole else repr(value)}]"
     elif kinds[0] in ("a number", "an integer") and isinstance(value, str | float):
         try:
             whole = float(value).is_integer()

@@ -80,7 +80,8 @@ def refuse_foreign(settings: dict[str, Any], config_class: Any):
     """
     kind = settings.get("model_type") or settings.get("architecture")
     own = {getattr(base, "model_type", "") for base in config_class.__mro__}
-    if kind in {None, *own}:
+    towers = {part.get("model_type") for part in settings.values() if isinstance(part, dict)}  # transformers takes one
+    if kind in {None, *own} or towers & own:
         return
     fix = (
         "convert the checkpoint first, by `python scripts/convert.py SOURCE OUTPUT` or "

@@ -97,7 +97,7 @@ class CheckedArguments:
         cls.argument_names = tuple(p.name for p in named)
         cls.needs_pixels = any(p.name == "pixel_values" and p.default is p.empty for p in named)
 
-    def refuse_slips(self, kwargs: dict[str, Any]):
+    def refuse_slips(self, kwargs: Mapping[str, Any]):
         for name in kwargs:
             known = name in self.argument_names or name in LIBRARY_NAMES
             if not known and (near := near_miss(name.lower(), OF_EVERY_MODEL.union(self.argument_names))):

@@ -69,7 +69,7 @@ REFUSED = [
     (dict(hidden_sizes=[32] * 2, depths=[1] * 2, num_attention_heads=[4] * 2, intermediate_size=8), "of one stage"),
     (dict(mlp_ratio=float("inf")), "`mlp_ratio` must be finite"),
     (dict(depths=2), r"^`depths` must be a list of integers, got 2: write \[2\]\.$"),
-    (dict(hidden_sizes=64.0), r"^`hidden_sizes` must be a list of integers, got 64.0: write \[64.0\]\.$"),
+    (dict(hidden_sizes=64.0), r"^`hidden_sizes` must be a list of integers, got 64.0: write \[64\]\.$"),
     (dict(prefix_tokens="cls"), r"^`prefix_tokens` must be a list of words, got 'cls': write \['cls'\]\.$"),
     (dict(qkv_bias="yes"), "^`qkv_bias` must be true or false or a list of true and false, got 'yes'.$"),
     (dict(layer_norm_eps="1e-06"), "^`layer_norm_eps` must be a number.*, got '1e-06': write 1.0e-06 without quotes"),
@@ -77,6 +77,13 @@ REFUSED = [
     (dict(num_channels=3.0), "^`num_channels` must be an integer, got 3.0: write 3.$"),
     (dict(num_queries="nan"), "^`num_queries` must be an integer, got 'nan'.$"),
     (dict(hidden_act=None), "^`hidden_act` must be a word, got None.$"),
+    (dict(intermediate_size=64.5), "^`intermediate_size` must be an integer, got 64.5.$"),
+    (dict(hidden_sizes="32"), r"^`hidden_sizes` must be a list of integers, got '32': write \[32\]\.$"),
+    (dict(num_labels="3"), "^`num_labels` must be an integer from 0 on, got '3'.$"),
+    (dict(num_labels=-1), "^`num_labels` must be an integer from 0 on, got -1.$"),
+    (dict(id2label=["a", "b"]), r"^`id2label` must be numbers and names of classes, as {0: 'cat', 1: 'dog'}, got"),
+    (dict(id2label={"a": 0}), r"^`id2label` must be numbers and names of classes"),
+    (dict(label2id=["a"]), r"^`label2id` must be numbers and names of classes, as {'cat': 0, 'dog': 1}, got"),
 ]
 
 

@@ -8,6 +8,8 @@ import pathlib
 import re
 import types
 from collections import OrderedDict
+from collections import defaultdict
+from collections import deque
 
 import numpy
 import pytest
@@ -142,6 +144,42 @@ def test_tensors_that_a_file_shares_between_models_are_kept_aside(tmp_path):
     assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize("key", ["ema.model", 0])
+def test_an_entry_may_be_called_anything(key, tmp_path):
+    torch.save({key: vit(), "epoch": 3}, tmp_path / "file.pth")
+    found = read_checkpoint(tmp_path / "file.pth")
+    assert (found.entry, found.notes) == (f"{key}.", (f"of file.pth the entry {str(key)!r} was taken, not epoch",))
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in vit().items())
+
+
+def test_another_pickle_protocol_is_named(tmp_path):
+    torch.save(vit(), tmp_path / "file.pth", pickle_protocol=4)
+    with pytest.raises(ValueError, match=r"another pickle protocol than torch's own.* write it anew by"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("source", [None, "timm-vit", "original-deit"])
+def test_a_grid_that_is_no_square_is_asked_for(source, tmp_path):
+    """2 x 4 patches and a class token are as many positions as 3 x 3 patches."""
+    torch.save(vit(img_size=(32, 64)), tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="are no square grid beside 1 prefix tokens: name a preset"):
+        convert(tmp_path / "file.pth", tmp_path / "ours", name=source)
+
+
+def test_how_many_heads_were_assumed_is_told(tmp_path):
+    torch.save(vit(), tmp_path / "file.pth")
+    for source, words in ((None, "with 3 heads,"), ("original-deit", "it is read with 3")):
+        assert words in notes(convert(tmp_path / "file.pth", tmp_path / str(source), name=source))
+
+
+def test_a_model_of_ours_and_a_folder_of_another_library_are_no_files_of_tensors(tmp_path):
+    torch.save(wrapped("model.", ViTCustomForImageClassification(tiny()).state_dict()), tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="are those of a model of ours: build it from its configuration"):
+        convert(tmp_path / "file.pth", tmp_path / "ours")
+    with pytest.raises(ValueError, match="original-deit is for files without a configuration, and this one's says"):
+        find_source(Checkpoint({"architecture": "vit_tiny_patch16_224"}, vit(), name="file"), "original-deit")
+
+
 # -- what lies beside the weights --------------------------------------------------------------------------------------
 
 
@@ -156,6 +194,7 @@ BESIDE = {
     "namespace": argparse.Namespace(lr=5e-4, output_dir=pathlib.Path("runs"), started=datetime.datetime.now()),
     "simple": types.SimpleNamespace(epochs=3, betas=(0.9, 0.999), ids={1, 2}),
     "numpy": {"best": numpy.float64(0.9), "epoch": numpy.int64(3), "curve": numpy.arange(3)},
+    "filled": {"meters": defaultdict(list, {"loss": [0.5]}), "last": deque([1, 2], maxlen=4)},
     "plain": OrderedDict(size=torch.Size([3]), dtype=torch.float16, device=torch.device("cpu")),
 }
 

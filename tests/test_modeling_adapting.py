@@ -88,6 +88,19 @@ def test_the_kernel_of_other_channels_is_timms(count):
     assert torch.equal(change_channels(kernel, count), adapt_input_conv(count, kernel.clone()))
 
 
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_kernel_of_one_channel_sees_in_equal_channels_what_it_saw_in_one(count):
+    kernel, grey = picture(6, 1, 4, 4), picture(2, 1, 8, 8)
+    found = torch.nn.functional.conv2d(grey.expand(-1, count, -1, -1), change_channels(kernel, count))
+    torch.testing.assert_close(found, torch.nn.functional.conv2d(grey, kernel))
+
+
+@pytest.mark.parametrize("like_timm", [True, False])
+def test_a_window_of_one_token_gives_all_offsets_its_value(like_timm):
+    table = picture(1, 4)
+    assert torch.equal(resample_table(table, 3, like_timm), table.expand(25, 4))
+
+
 def test_an_image_of_equal_channels_gives_what_one_channel_gave(tmp_path):
     model = fill(ViTCustomModel(tiny(num_channels=3)))
     model.save_pretrained(tmp_path)

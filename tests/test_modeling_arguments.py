@@ -57,6 +57,9 @@ def test_a_slip_of_a_name_that_every_model_takes_is_told(class_name, slip, meant
     [
         ("ViTCustomForImageClassification", "lables", "labels"),
         ("ViTCustomForImageClassification", "label", "labels"),
+        ("ViTCustomForImageClassification", "LABELS", "labels"),
+        ("ViTCustomForImageClassification", "num_item_in_batch", "num_items_in_batch"),
+        ("ViTCustomForImageClassification", "pixel_masks", "pixel_mask"),
         ("ViTCustomForImageClassification", "return_dic", "return_dict"),
         ("ViTCustomForObjectDetection", "label", "labels"),
         ("ViTCustomForObjectDetection", "pixel_masks", "pixel_mask"),
@@ -120,6 +123,18 @@ def test_pixels_that_no_processor_made_get_a_sentence(class_name, pixels, messag
     model, given = make(class_name)
     with pytest.raises((TypeError, ValueError), match=message):
         model(**given | {"pixel_values": pixels})
+
+
+def test_labels_and_words_are_tensors():
+    model, given = make("ViTCustomForImageClassification")
+    for labels in ([0, 1], np.zeros(2, np.int64)):
+        with pytest.raises(TypeError, match=r"^`labels` must be a tensor, got \w+: `torch.tensor\(labels\)`.$"):
+            model(**given, labels=labels)
+    with pytest.raises(TypeError, match=r"^`pixel_values` must be a tensor, got NoneType"):
+        model(pixel_values=None)
+    model, given = make("ViTCustomDualEncoder")
+    with pytest.raises(TypeError, match=r"^`input_ids` must be a tensor, got list: have the tokenizer make it"):
+        model(**given | {"input_ids": ["a cat"]})
 
 
 def test_pixels_are_looked_at_by_place_too():

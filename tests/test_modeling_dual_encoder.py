@@ -948,8 +948,29 @@ def test_a_trainer_trains_and_evaluates_it(trainer_class, tmp_path):
         assert np.allclose(values, torch.cat([answer[name] for answer in expected]).detach(), atol=1e-6)
 
 
+def test_a_slip_is_told_by_the_towers_alone_too():
+    model, ids = dual(), torch.tensor([[5, 7]])
+    with pytest.raises(TypeError, match="takes no `atention_mask`: did you mean `attention_mask`"):
+        model.get_text_features(ids, atention_mask=torch.ones_like(ids))
+    with pytest.raises(TypeError, match="takes no `output_attention`: did you mean `output_attentions`"):
+        model.get_image_features(torch.zeros(1, 3, 32, 32), output_attention=True)
+
+
+def test_the_scales_gradient_is_torch_funcs_too():
+    scale, over = torch.tensor([1.0]), torch.tensor([MAX_LOGIT_SCALE + 1])
+    for value, expected in ((scale, [1.0]), (over, [1.0])):
+        assert torch.func.grad(lambda s: CappedScale.apply(s, False).sum())(value).tolist() == expected
+    assert torch.func.grad(lambda s: -CappedScale.apply(s, False).sum())(over).tolist() == [0.0]
+
+
 @pytest.mark.parametrize(
-    ("end", "ids", "row"), [(7, [[2, 5, 7], [2, 5, 6]], 1), (2, [[1, 9, 5], [1, 8, 5]], 1), (2, [[1, 9], [9, 1]], None)]
+    ("end", "ids", "row"),
+    [
+        (7, [[2, 5, 7], [2, 5, 6]], 1),
+        (2, [[1, 8, 9], [1, 9, 5]], 1),  # it takes the highest token, which has to be the last
+        (2, [[1, 9, 5, 2], [1, 9, 6, 2]], 0),
+        (2, [[1, 9], [8, 9]], None),
+    ],
 )
 def test_a_caption_without_the_token_that_the_tower_looks_at_is_refused(end, ids, row):
     model = dual(text_config=transformers.CLIPTextConfig(**PLAIN | dict(vocab_size=10, eos_token_id=end)))

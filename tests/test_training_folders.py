@@ -223,7 +223,7 @@ def test_inner_folders_are_classes_if_it_is_said(tmp_path, capsys):
     splits = load_source(str(tmp_path), settings={"class_level": 2})
     assert all_of(splits) == {"a/x": 3, "a/y": 3, "b/x": 3}
     assert "pictures in no folder of a class: 1 (b/1.png)" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="`class_level: two` is no depth"):
+    with pytest.raises(ValueError, match="`class_level: 'two'` is no depth"):
         load_source(str(tmp_path), settings={"class_level": "two"})
 
 

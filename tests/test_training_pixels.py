@@ -42,9 +42,11 @@ def turned(orientation: int) -> Image.Image:
 
 
 def keyed() -> Image.Image:
-    """A palette with a transparent colour."""
-    picture = noise(24, 32, 3).quantize(8)
-    picture.info["transparency"] = 3
+    """A palette with a transparent colour, and an opaque one of the same red."""
+    picture = Image.new("P", SIZE, 1)
+    picture.putpalette([200, 9, 9, 200, 9, 9, 30, 90, 200])
+    picture.paste(0, (8, 6, 24, 18))
+    picture.info["transparency"] = 0
     return picture
 
 
@@ -55,6 +57,13 @@ def square(alpha: int = 255) -> Image.Image:
     return icon
 
 
+def grey_key() -> Image.Image:
+    """Grey with a transparent level, which the shipped processor puts on white."""
+    picture = noise(24, 32)
+    picture.info["transparency"] = 7
+    return picture
+
+
 PLAIN = {  # a picture, and the kind of file that holds it
     "1": (noise(24, 32).convert("1"), "PNG"),
     "L": (noise(24, 32), "PNG"),
@@ -63,6 +72,7 @@ PLAIN = {  # a picture, and the kind of file that holds it
     "RGB": (noise(24, 32, 3), "PNG"),
     "JPEG": (noise(24, 32, 3), "JPEG"),
     "CMYK": (noise(24, 32, 3).convert("CMYK"), "JPEG"),
+    "key": (grey_key(), "PNG"),
     "opaque": (noise(24, 32, 3).convert("RGBA"), "PNG"),
     **{f"EXIF {orientation}": (turned(orientation), "JPEG") for orientation in (3, 5, 6, 8)},
 }
@@ -74,6 +84,8 @@ OTHER = {
     "I;16": ("deeper than 8 bits", noise(24, 32, dtype=np.uint16, high=65536), "PNG"),
     "I": ("deeper than 8 bits", noise(24, 32, dtype=np.int32, high=65536), "TIFF"),
     "F": ("deeper than 8 bits", Image.fromarray(np.full((24, 32), 20000, np.float32)), "TIFF"),
+    "shares": ("of shares of white", Image.fromarray(np.full((24, 32), 0.3, np.float32)), "TIFF"),
+    "fractions": ("of fractions of grey levels", Image.fromarray(np.full((24, 32), 99.7, np.float32)), "TIFF"),
 }
 
 
@@ -150,10 +162,12 @@ def test_a_picture_that_cannot_be_rgb_names_its_row():
 @pytest.mark.parametrize("name", FILES)
 def test_what_pipeline_sees_otherwise_is_known_by_its_kind(name):
     picture = Image.open(io.BytesIO(FILES[name]))
-    by_pillow = ImageOps.exif_transpose(Image.open(io.BytesIO(FILES[name]))).convert("RGB")
     kind = seen_otherwise(picture)
     assert kind == (OTHER[name][0] if name in OTHER else None)
-    assert (kind is None) == np.array_equal(np.asarray(to_rgb(picture)), np.asarray(by_pillow))
+    processor = processor_of("image-classification")
+    by_pillow = ImageOps.exif_transpose(Image.open(io.BytesIO(FILES[name]))).convert("RGB")  # as `pipeline`
+    theirs, ours = (processor([image], return_tensors="pt")["pixel_values"] for image in (by_pillow, to_rgb(picture)))
+    assert (kind is None) == torch.equal(theirs, ours)
 
 
 @pytest.mark.parametrize("name", OTHER)

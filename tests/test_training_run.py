@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from datasets import Dataset
@@ -9,6 +10,7 @@ from PIL import Image
 
 from scripts.train import main as train
 from tests.recipes import write_recipe
+from tests.support import ROOT
 
 SHORT = dict(max_steps=2, save_strategy="no", eval_strategy="no", gradient_accumulation_steps=1, mix=None, ema=None)
 
@@ -39,6 +41,30 @@ def test_a_folder_is_trained_on_read_at_once_or_as_a_stream(recipe, folder, tmp_
     assert figures["num_test_images"] == 9
     assert figures["num_train_images"] == (None if streaming else 18)
     assert json.loads((run / "checkpoint/config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
+
+
+def test_a_preset_may_be_pasted_whole_and_the_classes_are_the_datas(recipe, folder, tmp_path, capsys):
+    preset = json.loads((ROOT / "configs/models/vit_tiny_patch16_224.json").read_text())
+    small = dict(image_size=16, patch_size=8, hidden_sizes=[16], depths=[1], num_attention_heads=[2])
+    words = ["--dataset", str(folder / "pictures"), "--config_overrides", json.dumps(preset | small)]
+    run = train([recipe, *words, "--output_dir", str(tmp_path / "run")])
+    assert json.loads((run / "checkpoint/config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
+    assert "The data have 3 classes, which count, not `num_labels: 1000`." in capsys.readouterr().out
+    assert (run / "mistakes.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mix", "{mixup_alpha: a}"], "sets `mix` to {'mixup_alpha': 'a'}, which cannot be meant"),
+        (["--ema", "{decay: x}"], "sets `ema` to {'decay': 'x'}, which cannot be meant"),
+        (["--per_device_eval_batch_size", "0"], "has `per_device_eval_batch_size: 0`: write a number from 1 on"),
+        (["--split_seed", "-3"], "has `split_seed: -3`: write a number from 0 on"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused_before_training(recipe, folder, tmp_path, words, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        train([recipe, "--dataset", str(folder / "pictures"), *words, "--output_dir", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -28,12 +28,12 @@ OTHERWISE = {
     ),
     **{
         kind: (
-            "levels = np.asarray(ImageOps.exif_transpose(Image.open(path)))",
+            "levels = np.asarray(ImageOps.exif_transpose(Image.open(path)), float)",
             f"image = Image.fromarray({scaled}.round().astype(np.uint8))",
         )
         for kind, scaled in (
             ("deeper than 8 bits", "(levels / 257)"),
-            ("of shares of white", "(levels * 255.0)"),
+            ("of shares of white", "(levels * 255)"),
             ("of fractions of grey levels", "levels"),
         )
     },

@@ -37,7 +37,7 @@ OWN = "vit_custom"  # the `model_type` of this family
 OTHERS = f"leave it out for {OWN}, or write the `model_type` of an image classifier of transformers, such as resnet."
 CORRUPT = ("fail", "skip")
 BATCHES = ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size")
-LEAST = dict.fromkeys((*BATCHES, "repeated_augmentation", "shuffle_buffer"), 1) | {"num_examples": 0, "split_seed": 0}
+LEAST = dict.fromkeys((*BATCHES, "repeated_augmentation"), 1) | dict.fromkeys(("num_examples", "split_seed"), 0)
 
 
 @dataclass
