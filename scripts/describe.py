@@ -64,13 +64,9 @@ COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito, which a
 def read(name: str) -> ViTCustomConfig:
     """The configuration in a file, a folder or a Hub repository."""
     try:
-        name = name if name.endswith(".json") else inside_run(name)
-        model_type = ViTCustomConfig.get_config_dict(name)[0].get("model_type")
+        return ViTCustomConfig.from_pretrained(name if name.endswith(".json") else inside_run(name))
     except OSError as error:
         raise ValueError(f"There is no configuration at {name}: give a JSON file, a folder or a Hub id.") from error
-    if model_type != ViTCustomConfig.model_type:
-        raise ValueError(f"{name} describes a model of type {model_type!r}: convert its checkpoint first.")
-    return ViTCustomConfig.from_pretrained(name)
 
 
 def main(argv: list[str] | None = None):

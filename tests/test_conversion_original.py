@@ -681,7 +681,9 @@ def test_big_visions_small_baseline(size, tmp_path):
     ours, arrays = convert("google-npz", tensors), named(tensors, "params/", torch.float64)
     theirs = flax_vit(arrays, NEW_PARTS, lambda grid: (posemb_sincos_2d(grid, WIDTH, torch.float64), False))
     assert_equal_models(theirs, ours, size, torch.float64, 1e-5)
-    exact = flax_vit(arrays, NEW_PARTS, lambda grid: (ours.vit.embeddings.positions(tuple(grid)), False))
+    exact = flax_vit(
+        arrays, NEW_PARTS, lambda grid: (ours.vit.embeddings.positions(tuple(grid), torch.device("cpu")), False)
+    )
     assert_equal_models(exact, ours, size, torch.float64, 1e-9)
 
 

@@ -104,7 +104,7 @@ def test_a_checkpoints_folder_is_read_as_its_config(tmp_path, capsys):
         (["{folder}/none.json"], "none.json: give a JSON file, a folder or a Hub id."),
         (
             ["{path}", "--against", "{folder}", "--plot", "{folder}/a.png"],
-            "of type 'vit': convert its checkpoint first.",
+            "`modeling_vit_custom.conversion.convert(source, output)`, and load OUTPUT.",
         ),
     ],
     ids=["memory", "image", "batch", "nothing", "other"],

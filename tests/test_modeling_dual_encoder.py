@@ -694,7 +694,7 @@ def without(inputs, *names):
         (
             "clip",
             lambda b: b | {"pixel_mask": torch.eye(32)[None].expand(2, -1, -1)},
-            "This model takes no padded images: `pixel_mask` is for detection",
+            "This model takes no padded images, and `pixel_mask` has zeros: `pixel_mask` is for detection",
         ),
     ],
     ids=["no captions", "no images", "long", "long roberta", "long gpt2", "unknown token", "empty", "pixel mask"],
@@ -885,9 +885,10 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def elsewhere(folder, tmp_path_factory):
     work = tmp_path_factory.mktemp("elsewhere")
-    save_file(
-        batch(9, 5, 7) | {"input_ids": captions(9, 5, 7)["input_ids"] % (len(WORDS) + 4)}, work / "inputs.safetensors"
-    )
+    words = captions(9, 5, 7)
+    ids = words["input_ids"] % (len(WORDS) + 4)
+    ids[torch.arange(3), words["attention_mask"].sum(dim=1) - 1] = 3  # where the text tower looks
+    save_file(batch(9, 5, 7) | {"input_ids": ids}, work / "inputs.safetensors")
     rows, columns = np.mgrid[:50, :40]
     image = np.stack([rows * 5, columns * 6, rows * columns % 256], axis=-1).astype(np.uint8)
     Image.fromarray(image).save(work / "picture.png")

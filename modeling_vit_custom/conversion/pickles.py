@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -58,7 +59,8 @@ def load_tensors(file: Path) -> Any:
     allowed: list[tuple[Any, str]] = []
     while True:
         try:
-            with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
+            with torch.serialization.safe_globals(allowed), warnings.catch_warnings():  # type: ignore[arg-type]
+                warnings.filterwarnings("ignore", "Detected pickle protocol")  # if it matters, it is said below
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             said = re.sub(r"\x1b\[\d*m", "", str(error))
