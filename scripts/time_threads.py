@@ -9,6 +9,7 @@ processes that do nothing but compute. `passive` is how the scripts run, `defaul
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -73,9 +74,9 @@ def main(argv: list[str] | None = None) -> Path | None:
                     process.wait()
             rows.append(row(policy, count, seconds, options.steps))
             print(rows[-1], flush=True)
-    page = PAGE.format(
-        rounds=options.rounds, steps=options.steps, rows="\n".join(rows), load=load, **birth_certificate("make threads")
-    )
+    words = shlex.join(sys.argv[1:] if argv is None else argv)
+    born = birth_certificate(f"make threads ARGS='{words}'" if words else "make threads")
+    page = PAGE.format(rounds=options.rounds, steps=options.steps, rows="\n".join(rows), load=load, **born)
     options.page.write_text(page, encoding="utf-8")
     return options.page
 
