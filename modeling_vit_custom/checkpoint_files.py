@@ -29,6 +29,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging
 
 from .configuration_checks import plain
+from .configuration_keys import refuse_foreign
 from .configuration_keys import unknown_keys
 
 logger = logging.get_logger(__name__)
@@ -97,6 +98,17 @@ def refuse_other_paths(name_or_path: str | os.PathLike | None, subfolder: str | 
         inner = [str(folder) for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]
         fix = f"give {' or '.join(inner)}" if inner else "give a folder that save_pretrained wrote"
         raise FileNotFoundError(f"{path} has no config.json and is no checkpoint: {fix}.")
+
+
+class OwnFolders:
+    """A configuration that is read where its own kind lies; of other places a sentence says what to do."""
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        refuse_other_paths(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        refuse_foreign(found[0], cls)
+        return found
 
 
 def copy_shipped_files(folder: str | os.PathLike, name_or_path: str | None):

@@ -25,7 +25,7 @@ from transformers import AutoConfig
 from transformers import PretrainedConfig
 
 from .checkpoint_files import DUAL_ENCODER_AUTO_MAP
-from .checkpoint_files import refuse_other_paths
+from .checkpoint_files import OwnFolders
 from .checkpoint_files import save_with_code
 from .configuration_checks import in_sentences
 from .configuration_checks import pair  # for transformers, which copies what an entry names
@@ -46,7 +46,7 @@ WORDS = {
 
 @in_sentences
 @strict
-class ViTCustomDualEncoderConfig(PretrainedConfig):
+class ViTCustomDualEncoderConfig(OwnFolders, PretrainedConfig):
     r"""An image tower of ours and a text tower of transformers', trained to agree on which caption is whose; by default
     ViT-B/16 and CLIP's text model ("Learning Transferable Visual Models From Natural Language Supervision").
 
@@ -98,13 +98,6 @@ class ViTCustomDualEncoderConfig(PretrainedConfig):
             settings = {"model_type": "clip_text_model", **(self.text_config or {})}
             self.text_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        refuse_other_paths(pretrained_model_name_or_path, kwargs.get("subfolder"))
-        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        refuse_foreign(found[0], cls)
-        return found
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

@@ -22,7 +22,7 @@ from transformers import PretrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
 from .checkpoint_files import AUTO_MAP
-from .checkpoint_files import refuse_other_paths
+from .checkpoint_files import OwnFolders
 from .checkpoint_files import save_with_code
 from .configuration_checks import in_sentences
 from .configuration_checks import pair
@@ -40,7 +40,7 @@ from .near_names import near_miss
 
 @in_sentences
 @strict
-class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
+class ViTCustomConfig(HeadFields, OwnFolders, BackboneConfigMixin, PretrainedConfig):
     r"""A Vision Transformer as data; by default ViT-B/16 at 224 pixels ("An Image is Worth 16x16 Words", table 1).
 
     Args:
@@ -162,13 +162,6 @@ class ViTCustomConfig(HeadFields, BackboneConfigMixin, PretrainedConfig):
         warn_of_unknown_keys(kwargs, type(self))
         super().__post_init__(**kwargs)
         self.set_output_features_output_indices(*maps)
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        refuse_other_paths(pretrained_model_name_or_path, kwargs.get("subfolder"))
-        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        refuse_foreign(found[0], cls)
-        return found
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
