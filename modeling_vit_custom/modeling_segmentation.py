@@ -87,8 +87,8 @@ class ViTCustomMaskTransformer(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.patch_projection = nn.Linear(width, width, bias=False)
         self.class_projection = nn.Linear(width, width, bias=False)
-        # CODEPATH: Segmenter's own; new models of two or three classes, whose LayerNorm leaves hardly more than signs
         config.mask_norm = config.mask_norm or ("scale" if config.num_labels < 4 else "layer_norm")
+        # CODEPATH: Segmenter's own; new models of two or three classes, whose LayerNorm leaves hardly more than signs
         norm = nn.LayerNorm if config.mask_norm == "layer_norm" else ViTCustomScale
         self.mask_norm = norm(config.num_labels, eps=config.layer_norm_eps)
 
