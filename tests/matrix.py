@@ -128,7 +128,8 @@ def words(config, shown: Pictures) -> dict[str, Any]:
 
 
 WORDS = [*NAMES, *"top bottom left right on a and temple flower this is photo of .".split()]
-SPECIAL = dict(unk_token="<unk>", pad_token="<pad>", eos_token="<end>")
+# CLIP's towers mean the highest token by an end of 2.
+SPECIAL = dict(unk_token="<unk>", eos_token="<end>", pad_token="<pad>")
 
 
 @functools.cache

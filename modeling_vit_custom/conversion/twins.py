@@ -399,7 +399,8 @@ def captions(text: Any) -> dict[str, torch.Tensor]:
     mask = torch.ones_like(ids)
     mask[1, length // 2 :] = 0
     if text.eos_token_id is not None:
-        ids[0, -1] = ids[1, length // 2 - 1] = text.eos_token_id
+        highest = text.eos_token_id == 2  # which CLIP's towers with 2 take for the end
+        ids[0, -1] = ids[1, length // 2 - 1] = text.vocab_size - 1 if highest else text.eos_token_id
     return {"input_ids": ids, "attention_mask": mask}
 
 

@@ -445,9 +445,12 @@ def example_inputs(model) -> dict[str, torch.Tensor] | None:
             sides = [size, size] if isinstance(size, int) else list(size)
             given["pixel_values"] = torch.rand(2, channels, *sides, generator=generator) * 2 - 1
     if "input_ids" in names:
-        vocabulary = getattr(getattr(config, "text_config", config), "vocab_size", None)
+        text = getattr(config, "text_config", config)
+        vocabulary, end = (getattr(text, name, None) for name in ("vocab_size", "eos_token_id"))
         if vocabulary:
             given["input_ids"] = torch.randint(1, vocabulary, (2, 7), generator=generator)
+            if isinstance(end, int) and end < vocabulary:  # where CLIP's text tower looks; with 2 at the highest token
+                given["input_ids"][:, -1] = vocabulary - 1 if end == 2 else end
     given = {key: value.to(model.dtype) if value.is_floating_point() else value for key, value in given.items()}
     return given if model.main_input_name in given else None
 
