@@ -78,7 +78,8 @@ def check_tensor(name: str, value: Any):
     """Raise where an argument is no tensor; a detector's labels are a list of dictionaries."""
     if value is None or isinstance(value, torch.Tensor):
         return
-    if name == "labels" and isinstance(value, list | tuple) and all(isinstance(entry, Mapping) for entry in value):
+    entries = value if name == "labels" and isinstance(value, list | tuple) else [value]
+    if all(isinstance(entry, Mapping | torch.Tensor) for entry in entries):
         return
     fix = "`torch.tensor(labels)`" if name == "labels" else 'have the tokenizer make it, with `return_tensors="pt"`'
     raise TypeError(f"`{name}` must be a tensor, got {type(value).__name__}: {fix}.")
