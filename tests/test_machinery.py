@@ -69,7 +69,7 @@ def test_weights_on_a_disk_give_the_same_answer_and_are_not_resized(tmp_path):
     assert_same(model(images), expected)
     with pytest.raises(ValueError, match="is offloaded, so it cannot be resized: resize first"):
         model.resize_position_embeddings(6)
-    with pytest.raises(ValueError, match="^Offloaded weights cannot follow another `patch_size`"):
+    with pytest.raises(ValueError, match=r"^Offloaded weights cannot follow another `patch_size`"):
         model.resize_patch_embeddings(4)
     assert_same(model(images), expected)
 
