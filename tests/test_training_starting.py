@@ -37,6 +37,7 @@ SHORT |= dict(disable_tqdm=True, dataloader_pin_memory=False, weight_decay=0.0)
 
 
 def a_recipe(folder, **changes):
+    (folder / "data").mkdir(exist_ok=True)  # a recipe names what is there
     settings = SHORT | dict(dataset=str(folder / "data"), output_dir=str(folder / "run")) | changes
     (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
     return read_recipe(folder / "recipe.yaml")

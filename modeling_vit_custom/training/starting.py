@@ -110,7 +110,9 @@ def read_start(recipe: Recipe, task: Task) -> Start:
     made, size = fitted(changed(made, {"do_convert_rgb": True} | model.processor_overrides), config, recipe)
     start.settings = whole(model.config_overrides | size, config)
     was, now = (plain(one.to_dict()) for one in (images, made))
-    words = [f"{key}: {was.get(key)} -> {now.get(key)}" for key in {**was, **now} if was.get(key) != now.get(key)]
+    untold = {"do_convert_rgb"}.difference(model.processor_overrides)  # training makes RGB anyway
+    changes = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in untold]
+    words = [f"{key}: {was.get(key)} -> {now.get(key)}" for key in changes]
     if words:
         print(f"The image processor of {name} is kept, but for {', '.join(words)}.")
     start.processor = made
