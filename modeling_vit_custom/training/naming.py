@@ -19,9 +19,7 @@ def class_names(config: Any) -> list[str] | None:
 
 
 def inside_run(name: str) -> str:
-    """A checkpoint's folder as it is, of a run's folder the checkpoint in it, of a file its folder."""
+    """A checkpoint's folder as it is, of a run's folder the checkpoint in it."""
     folder = Path(name).expanduser()
-    if folder.is_file() and (folder.parent / "config.json").is_file():  # one of its files
-        return str(folder.parent)
     is_run = not (folder / "config.json").is_file() and (folder / "checkpoint/config.json").is_file()
     return str(folder / "checkpoint") if is_run else name
