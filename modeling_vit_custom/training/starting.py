@@ -107,10 +107,11 @@ def read_start(recipe: Recipe, task: Task) -> Start:
     known = {*images.to_dict(), *task.processor_class().to_dict(), *SIZES}
     refuse_unknown(model.processor_overrides, known, recipe.path)
     made = images if task.takes(images) else in_kind(task.processor_class, images)
-    made, size = fitted(changed(made, model.processor_overrides), config, recipe)
+    overrides = {"do_convert_rgb": True} | model.processor_overrides  # training makes RGB anyway
+    made, size = fitted(changed(made, overrides), config, recipe)
     start.settings = whole(model.config_overrides | size, config)
     was, now = (plain(one.to_dict()) for one in (images, made))
-    untold = {"do_convert_rgb"}.difference(model.processor_overrides)  # training makes RGB anyway
+    untold = {"do_convert_rgb"}.difference(model.processor_overrides)
     changes = [key for key in {**was, **now} if was.get(key) != now.get(key) and key not in untold]
     words = [f"{key}: {was.get(key)} -> {now.get(key)}" for key in changes]
     if words:
