@@ -5,6 +5,7 @@ versions load what the pinned ones saved into docs/versions.md; `--record-killed
 nevertheless ended alike into docs/killed.md. `make test-matrix` does these four.
 """
 
+import os
 import platform
 import re
 import time
@@ -15,6 +16,8 @@ from packaging.version import Version
 
 from modeling_vit_custom.inspection import birth_certificate
 from tests.support import ROOT
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws hold on the CPU, also where tests run beside a GPU
 
 PAGE = ROOT / "docs" / "tested_versions.md"
 HEAD = """# Tested versions

@@ -39,7 +39,7 @@ def spread(classes: Sequence[Sequence[Any]], count: int) -> list[int]:
 
 def save_examples(folder: Path, trained: Any, count: int):
     """Some held-out images as files without what cameras write beside pixels, their labels if they have any, and the
-    model's answers: `count`, at most 25 and at most all."""
+    answers of the saved model in `folder / "checkpoint"`: `count`, at most 25 and at most all."""
     images, task, held_out = folder / "examples", trained.task, trained.held_out
     images.mkdir()
     rows = held_out.select(spread(task.classes_of(held_out), min(count, MOST)))
@@ -49,9 +49,9 @@ def save_examples(folder: Path, trained: Any, count: int):
         labels = {f"{index}.png": trained.class_names[label] for index, label in enumerate(rows["label"])}
         (images / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
         write_mistakes(folder / "mistakes.csv", trained.prediction, held_out, trained.class_names)
-    picture = task.draw(trained.model, trained.processor, trained.collate, rows, held_out) if len(rows) else None
-    if picture is not None:
-        picture.save(folder / "predictions.png")
+    elif len(rows):
+        saved = task.model_class.from_pretrained(folder / "checkpoint")  # whole and on the CPU, whatever trained it
+        task.draw(saved, trained.processor, trained.collate, rows, held_out).save(folder / "predictions.png")
 
 
 def bare(image: Image.Image) -> Image.Image:
