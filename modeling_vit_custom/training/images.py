@@ -70,11 +70,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def seen_otherwise(image: Image.Image) -> str | None:
     """A key of OTHERWISE if `pipeline` sees other pixels than `to_rgb` makes, else None. It converts a picture by
-    Pillow alone, before any image processor runs."""
+    Pillow alone, before any image processor runs; that a colour was transparent only processors from transformers 5.21
+    on know afterwards."""
     deep = image.mode == "F" or image.mode.startswith("I")
     if not (deep or image.has_transparency_data):  # of every other mode both are the same call
         return None
-    theirs = to_rgb(ImageOps.exif_transpose(image).convert("RGB"))  # a transparent colour may be left to the processor
+    theirs = ImageOps.exif_transpose(image).convert("RGB")
     if np.array_equal(np.asarray(to_rgb(image)), np.asarray(theirs)):  # as of a picture that could be transparent
         return None
     return kind_of(np.asarray(image), image.mode) if deep else "transparent"
