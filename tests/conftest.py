@@ -15,6 +15,7 @@ from importlib.metadata import version
 from packaging.version import Version
 
 from modeling_vit_custom.inspection import birth_certificate
+from tests.forked_probe import forked_probe  # noqa: F401  # a fixture
 from tests.support import ROOT
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the laws hold on the CPU, also where tests run beside a GPU

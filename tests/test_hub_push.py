@@ -40,7 +40,10 @@ from tests.toys import configured
 from tests.toys import written
 
 # huggingface_hub's own way of sending bytes, of which its client library warns
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),
+    pytest.mark.usefixtures("forked_probe"),
+]
 REPO = "alice/tiny"
 CARD = ROOT / "model_card.md"
 

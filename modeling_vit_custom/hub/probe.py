@@ -483,10 +483,15 @@ def look(folder: str, answer: str):
     Path(answer).write_text(json.dumps({"findings": probe.findings, "facts": probe.facts}))
 
 
+def warm() -> tuple:
+    """Import what is lazy, and takes seconds in every fork otherwise."""
+    return transformers.CLIPModel, transformers.ViTImageProcessor, transformers.AutoTokenizer, safe_open
+
+
 def main(folders: list[str], answers: list[str], blocked: list[str]):
     for name in blocked:
         sys.modules[name] = None  # type: ignore[assignment]  # an author's own package cannot help
-    _ = transformers.CLIPModel, transformers.ViTImageProcessor, transformers.AutoTokenizer, safe_open  # lazy otherwise
+    warm()
     gc.freeze()
     for folder, answer in zip(folders, answers, strict=True):
         for name in ("home", "saved", "incomplete"):

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 # transformers looks for files to copy by these expressions over the text of a file, docstrings included.
@@ -17,16 +18,16 @@ class Source:
     text: str
     tree: ast.Module
 
-    @property
+    @cached_property
     def copied(self) -> set[str]:
         """The siblings that transformers copies with this file."""
         return {found for pair in COPIED.findall(self.text) for found in pair if found}
 
-    @property
+    @cached_property
     def classes(self) -> dict[str, ast.ClassDef]:
         return {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         """What the module has at its top level: `getattr` finds these."""
         found = set()
@@ -39,7 +40,7 @@ class Source:
                 found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         return found
 
-    @property
+    @cached_property
     def origins(self) -> dict[str, str]:
         """{name in this file: what it is by absolute imports}: of `from os import system as s` {"s": "os.system"}."""
         found: dict[str, str] = {}
