@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from importlib.metadata import version
 
+import pytest
 from packaging.version import Version
 
 from modeling_vit_custom.inspection import birth_certificate
@@ -227,6 +228,18 @@ def write_parity(reports):
         rows[f"| {preset} | {source}"] = f"| {other} | {figures} | {CERTIFICATE['commit']} |"
     table = "".join(f"{key} {rows[key]}\n" for key in sorted(rows))
     PARITY.write_text(PARITY_HEAD.format(birth=f"{birth()}- timm: {version('timm')}\n") + table)
+
+
+# Fixtures of a module that train, or start processes: made once, by the one worker that has all tests which need them.
+COSTLY = ("elsewhere", "of_two_processes", "runs", "trained", "two_processes", "whole")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name in COSTLY:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{name}"))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -30,7 +30,7 @@ from tests.toys import replaced
 from tests.toys import spoiled
 from tests.toys import weighed
 
-pytestmark = pytest.mark.xdist_group("hub")  # the process below is started once, not once a worker
+pytestmark = pytest.mark.xdist_group("check")  # the process below is started once, not once a worker
 
 
 def in_class(name: str, text: str):

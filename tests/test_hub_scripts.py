@@ -18,6 +18,7 @@ from tests.clean_process import load_untrusted
 from tests.clean_process import reload
 from tests.clean_process import run
 from tests.clean_process import train_with_push_to_hub
+from tests.forking import ForkServer
 from tests.minihub import MiniHub
 from tests.support import ROOT
 from tests.support import fill
@@ -47,19 +48,25 @@ def hub():
 
 @pytest.fixture(scope="module")
 def call(hub, work):
-    """script, arguments -> (exit code, what it printed)"""
+    """script, arguments -> (exit code, what it printed). All but those in another environment are forks of a process
+    that has imported what they import."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    own = dict(HF_ENDPOINT=hub.url, HF_HOME=str(work / "home"), HF_HUB_DISABLE_XET="1", HF_TOKEN=TOKEN)
+    server = ForkServer("import runpy, modeling_vit_custom.hub", work, kept | own)
 
     def call(script: str, *arguments, token: str = TOKEN, **environment: str):
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-        own = dict(HF_ENDPOINT=hub.url, HF_HOME=str(work / "home"), HF_HUB_DISABLE_XET="1", HF_TOKEN=token)
-        done = subprocess.run(
-            [sys.executable, str(ROOT / f"scripts/{script}.py"), *map(str, arguments)],
-            cwd=work,
-            env=kept | own | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )
+        words = [str(ROOT / f"scripts/{script}.py"), *map(str, arguments)]
+        if environment:
+            done = subprocess.run(
+                [sys.executable, *words],
+                cwd=work,
+                env=kept | own | environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+            )
+        else:
+            done = server.call("runpy.run_path(sys.argv[0], run_name='__main__')", words, HF_TOKEN=token)
         printed = done.stdout + done.stderr
         assert TOKEN not in printed
         assert "Traceback" not in printed, printed
