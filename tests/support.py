@@ -2,8 +2,11 @@
 
 import math
 import zlib
+from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -11,6 +14,11 @@ from modeling_vit_custom import ViTCustomConfig
 
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "configs" / "models").glob("*.json"))
+
+
+def often(names: Iterable[str], always: Sequence[str]) -> list:
+    """Cases of which every run takes `always`, one of each kind, and `make test-matrix` all."""
+    return [pytest.param(name, marks=() if name in always else pytest.mark.full_size) for name in names]
 
 
 def tiny(**changes) -> ViTCustomConfig:

@@ -32,6 +32,7 @@ from tests.clean_process import run
 from tests.clean_process import warnings_logged
 from tests.support import VARIANTS
 from tests.support import fill
+from tests.support import often
 from tests.support import picture
 from tests.support import tiny
 from tests.test_modeling_vit_custom import everything_held
@@ -245,7 +246,7 @@ def compiler():
     torch.compiler.reset()
 
 
-@every_variant
+@pytest.mark.parametrize("name", often(VARIANTS, ("vit", "swin", "pit", "everything")))
 @torch.no_grad()
 def test_compiles_without_graph_breaks_and_with_changing_sizes(name, compiler):
     model = make(name)
@@ -272,7 +273,7 @@ class Maps(nn.Module):
         return self.backbone(pixel_values).feature_maps
 
 
-@pytest.mark.parametrize("name", ["vit", "swin", "pit", "dinov3"])
+@pytest.mark.parametrize("name", often(("vit", "swin", "pit", "dinov3"), ("vit", "swin")))
 @torch.no_grad()
 def test_exports_for_every_batch_and_without_windows_for_every_size(name):
     model = make(name)

@@ -27,6 +27,11 @@ every_size = pytest.mark.parametrize("size", SIZES)
 native_now = pytest.mark.parametrize(
     "size", [pytest.param(size, marks=[] if size == "native" else pytest.mark.full_size) for size in SIZES]
 )
+# Learning and tracing take seconds a cell: every run has those of a ViT and of a Swin.
+some_now = pytest.mark.parametrize(
+    ("head", "member"),
+    [pytest.param(*cell, marks=[] if cell[1] in ("vit", "swin") else pytest.mark.full_size) for cell in CELLS],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +95,7 @@ def test_checkpointing(head, member, size):
         assert torch.equal(checkpointed[name], value), name
 
 
-@every_cell
+@some_now
 @torch.no_grad()
 def test_compiling(head, member, compiler):
     """Without graph breaks, the loss too; but scipy matches a detector's predictions to objects, which is no graph."""
@@ -122,7 +127,7 @@ def test_compiling_by_inductor(head, member, size, compiler):
 
 
 @native_now
-@every_cell
+@some_now
 @torch.no_grad()
 def test_exporting(head, member, size):
     model, given = filled(head, member, size)
@@ -132,7 +137,7 @@ def test_exporting(head, member, size):
 
 
 @native_now
-@every_cell
+@some_now
 def test_overfitting(head, member, size, record_property):
     """Eight real pictures, always the same hidden patches: below 5 % of the loss at the start."""
     _, share = overfit(head, member, SIZES[size])

@@ -18,6 +18,7 @@ from tests.golden.make_outputs import SIZES
 from tests.support import ROOT
 from tests.support import VARIANTS
 from tests.support import fill
+from tests.support import often
 from tests.support import picture
 from tests.support import tiny
 
@@ -236,7 +237,7 @@ def compiler():
     torch.compiler.reset()
 
 
-@every_variant
+@pytest.mark.parametrize("name", often(VARIANTS, ("vit", "everything", "deit", "swin", "pit", "dinov3")))
 @torch.no_grad()
 def test_compiles_without_graph_breaks_and_with_changing_sizes(name, compiler):
     """Windows by a graph for each size: that of their number, padding and shift takes torch minutes to guard."""
@@ -283,6 +284,7 @@ def test_exports_once_for_every_batch_and_size(name):
         assert_exported(model, program, batch, *size)
 
 
+@pytest.mark.full_size
 @torch.no_grad()
 def test_windows_export_once_for_every_batch_and_multiple_of_stride_and_window():
     model = make("swin", hidden_sizes=[16, 32], depths=[2, 1], num_attention_heads=[2, 4])

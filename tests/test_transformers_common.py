@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests import transformers_common
+from tests.support import often
 from tests.transformers_common import FAULTS
 from tests.transformers_common import MEMBERS
 from tests.transformers_common import VERSION
@@ -482,16 +483,19 @@ def judge(member: str, report: dict[str, list[str]]) -> dict[str, str]:
     return red
 
 
-@pytest.fixture(scope="module")
-def reports(tests_folder, tmp_path_factory) -> dict[str, dict[str, dict[str, list[str]]]]:
-    return run(tests_folder, tmp_path_factory.mktemp("reports"))
-
-
 one_process = pytest.mark.xdist_group("transformers_common")  # started once, not once a worker
+ALWAYS = ("vit", "swin", "heads on vit", "dual encoder", "pit backbone", "wrong_scale", "missing_map")
+
+
+@pytest.fixture(scope="module")
+def reports(request, tests_folder, tmp_path_factory) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Of what is asked of this session."""
+    asked = [item.callspec.id for item in request.session.items if one_process.mark in item.own_markers]
+    return run(tests_folder, tmp_path_factory.mktemp("reports"), asked)
 
 
 @one_process
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("member", often(MEMBERS, ALWAYS))
 def test_the_suite_is_green(member, reports, record_property):
     record_property("suite", (member, *NUMBERS.get(VERSION, {}).get(member, {}).values()))
     red = judge(member, reports["none"][member])
@@ -499,7 +503,7 @@ def test_the_suite_is_green(member, reports, record_property):
 
 
 @one_process
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", often(FAULTS, ALWAYS))
 def test_a_seeded_fault_turns_the_suite_red(fault, reports):
     ((member, report),) = reports[fault].items()
     red = judge(member, report)

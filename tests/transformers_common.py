@@ -96,13 +96,14 @@ def unpack(folder: Path) -> Path:
     return tests
 
 
-def run(tests: Path, folder: Path) -> dict[str, dict[str, dict[str, list[str]]]]:
-    """Run every test, and again with each seeded fault: {fault or "none": {member: {test: [outcome, detail]}}}.
+def run(tests: Path, folder: Path, names: list[str]) -> dict[str, dict[str, dict[str, list[str]]]]:
+    """Run every test of the members that are named, and again with each seeded fault that is: {fault or "none":
+    {member: {test: [outcome, detail]}}}.
 
     An outcome is "passed", "failed", "skipped" or "idle", which is to pass without building a model of ours. It is a
     new process, so that no stand-in outlives it, which forks once a fault: importing takes as long as a suite.
     """
-    command = [sys.executable, "-m", "tests.transformers_common", "run", str(tests), str(folder)]
+    command = [sys.executable, "-m", "tests.transformers_common", "run", str(tests), str(folder), *names]
     process = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(f"The suite did not run:\n{process.stderr[-4000:]}")
@@ -425,14 +426,14 @@ def run_cases(cases: dict[str, type[unittest.TestCase]]) -> dict[str, dict[str, 
     return {member: run_case(case, built) for member, case in cases.items()}
 
 
-def run_here(tests: Path, folder: Path):
+def run_here(tests: Path, folder: Path, names: list[str]):
     """See `run`."""
     put_stand_ins(tests)
     cases = make_test_cases()
-    for fault in ("none", *FAULTS):
+    for fault in ("none", *(name for name in names if name in FAULTS)):
         if os.fork() == 0:
             try:
-                chosen = cases
+                chosen = {name: case for name, case in cases.items() if name in names}
                 if fault != "none":
                     member, seed = FAULTS[fault]
                     seed()
@@ -454,11 +455,12 @@ def main(argv=None):
     child = commands.add_parser("run", help="run the suites and write a report for each fault: what the tests start")
     child.add_argument("tests", type=Path)
     child.add_argument("folder", type=Path)
+    child.add_argument("names", nargs="+", choices=(*MEMBERS, *FAULTS))
     args = parser.parse_args(argv)
     if args.command == "fetch":
         fetch()
     else:
-        run_here(args.tests, args.folder)
+        run_here(args.tests, args.folder, args.names)
 
 
 if __name__ == "__main__":
