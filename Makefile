@@ -78,7 +78,8 @@ test-oldest: $(OLDEST)/.ready
 # saved today in every supported version of transformers, which pip fetches into .cache (1.3 GB), into docs/versions.md;
 # and runs that are killed at random moments, into docs/killed.md.
 MATRIX := tests/test_matrix.py tests/test_shipping.py tests/test_transformers_common.py
-WHOLE := tests/test_full_size.py tests/test_backbone.py tests/test_modeling_vit_custom.py
+WHOLE := tests/test_full_size.py tests/test_backbone.py tests/test_modeling_vit_custom.py \
+	tests/test_twins.py
 test-matrix: setup $(OLDEST)/.ready
 	$(BIN)/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity $(WHOLE) $(ARGS)

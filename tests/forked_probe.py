@@ -2,7 +2,6 @@
 theirs.
 """
 
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,23 +20,22 @@ spec.loader.exec_module(probe)
 probe.warm()
 """
 run = subprocess.run
-servers: dict[int, ForkServer] = {}  # of this process
+servers: list[ForkServer] = []  # at most one
 
 
-def server(environment: dict[str, str]) -> ForkServer:
-    if os.getpid() not in servers:
+def server() -> ForkServer:
+    if not servers:
         work = Path(tempfile.mkdtemp(prefix="probe.")).resolve()
         (work / "tmp").mkdir()
-        own = dict(HF_HOME=str(work / "home"), TMPDIR=str(work / "tmp"))
-        servers[os.getpid()] = ForkServer(PRELOAD, work, environment | own, "-P", "-s")
-    return servers[os.getpid()]
+        servers.append(ForkServer(PRELOAD, work, doctor.environment(work), "-P", "-s"))
+    return servers[0]
 
 
 def forked(command: list[str], **settings: Any) -> subprocess.CompletedProcess:
     if str(doctor.PROBE) not in command:
         return run(command, **settings)
     body = "probe.main(**json.loads(sys.argv[0]))"
-    return server(settings["env"]).call(body, command[-1:], settings["timeout"])
+    return server().call(body, command[-1:], settings["timeout"])
 
 
 @pytest.fixture

@@ -32,6 +32,12 @@ from tests.toys import replaced
 pytestmark = pytest.mark.xdist_group("hub")
 TOKEN = "hf_" + "a1B2c3D4" * 4
 REPO = "alice/tiny"
+PRELOAD = """
+import runpy
+from tests import forked_probe
+forked_probe.doctor.subprocess.run = forked_probe.forked
+forked_probe.server()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,7 @@ def call(hub, work):
     that has imported what they import."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     own = dict(HF_ENDPOINT=hub.url, HF_HOME=str(work / "home"), HF_HUB_DISABLE_XET="1", HF_TOKEN=TOKEN)
-    server = ForkServer("import runpy, modeling_vit_custom.hub", work, kept | own)
+    server = ForkServer(PRELOAD, work, kept | own | dict(PYTHONPATH=str(ROOT)))
 
     def call(script: str, *arguments, token: str = TOKEN, **environment: str):
         words = [str(ROOT / f"scripts/{script}.py"), *map(str, arguments)]

@@ -54,6 +54,7 @@ from tests.matrix import overfit
 from tests.matrix import pictures as real_pictures
 from tests.matrix import without_targets
 from tests.minihub import MiniHub
+from tests.support import often
 from tests.support import picture
 from tests.support import tiny
 
@@ -87,7 +88,9 @@ AUTO_CLASSES = PUSHED | {name: HEADS[head].auto_class for name, (head, _) in IN_
 pytestmark = pytest.mark.xdist_group("shipping")  # the processes below are started once, not once a worker
 every_class = pytest.mark.parametrize("name", CLASSES)
 every_model = pytest.mark.parametrize("name", MODELS)
-everything_saved = pytest.mark.parametrize("name", AUTO_CLASSES)
+everything_saved = pytest.mark.parametrize(
+    "name", often(AUTO_CLASSES, [*PUSHED, *(name for name, (_, member) in IN_FOLDERS.items() if member == "swin")])
+)
 everything_pushed = pytest.mark.parametrize("name", PUSHED)
 every_source = pytest.mark.parametrize("source", ["folder", "hub"])
 
@@ -167,7 +170,15 @@ def pictures(work):
 
 
 @pytest.fixture(scope="module")
-def published(work, hub, pictures):
+def asked(request) -> set[str]:
+    """What the chosen tests are about; all of it for those of another file."""
+    if request.module.__name__ != __name__:
+        return {*AUTO_CLASSES}
+    return {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+
+
+@pytest.fixture(scope="module")
+def published(work, hub, pictures, asked):
     """The author, who has the package: each class and member saved in `saved/NAME` and pushed to `alice/NAME-v1.0`."""
 
     def job(name, class_name, **settings):
@@ -179,7 +190,9 @@ def published(work, hub, pictures):
         for name in PUSHED
     }
     jobs |= {
-        name: job(name, HEADS[head].class_name, head=head, member=member) for name, (head, member) in IN_FOLDERS.items()
+        name: job(name, HEADS[head].class_name, head=head, member=member)
+        for name, (head, member) in IN_FOLDERS.items()
+        if name in asked
     }
     moved = dict(class_name=BASE, folder=work / "saved" / "moved", repo="alice/moved", pictures=pictures[BASE])
     jobs |= {"moved": (publish, moved), "moved on": (move_on, dict(repo="alice/moved", file=MOVED_FILE))}
@@ -193,9 +206,10 @@ def repository(name: str) -> str:
 @pytest.fixture(scope="module")
 def saved(work, published):
     """{class or member: the folder that the author saved}"""
-    for name in AUTO_CLASSES:
+    names = [name for name in AUTO_CLASSES if name in published]
+    for name in names:
         published[name]["module"]
-    return {name: work / "saved" / name for name in AUTO_CLASSES}
+    return {name: work / "saved" / name for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +256,7 @@ def from_folder(work, saved, checkpoint, planted, pictures):
         given = dict(source=source, target=work / target, pictures=pictures[name], **settings)
         return reload, dict(auto_class=auto_class, **given)
 
-    jobs = {name: job(auto_class, saved[name], f"folder/{name}", name) for name, auto_class in AUTO_CLASSES.items()}
+    jobs = {name: job(AUTO_CLASSES[name], saved[name], f"folder/{name}", name) for name in saved}
     jobs["by AutoModel"] = job("AutoModel", saved[DUAL], "by-auto-model", DUAL)
     jobs |= {f"{name} config": job("AutoConfig", saved[name], f"folder-config/{name}") for name in MODELS}
     for name in MODELS:

@@ -508,5 +508,6 @@ def accepted(source, config, word) -> set[str]:
     return {word}
 
 
+@pytest.mark.full_size
 def test_the_page_says_which_presets_have_which_twin():
     assert measure.twin_table() in (ROOT / "docs/twins.md").read_text()

@@ -94,6 +94,14 @@ def check_all(folders: list[Path], run: bool = True, secrets: Iterable[str] = ()
     return reports
 
 
+def environment(work: Path) -> dict[str, str]:
+    """Of a process that has no settings, no network and no GPU, and writes in `work` alone."""
+    own = dict(HF_HOME=str(work / "home"), HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TMPDIR=str(work / "tmp"))
+    own |= dict(CUDA_VISIBLE_DEVICES="", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_OFFLINE="1")
+    theirs = ("HF_", "TRANSFORMERS_", "PYTHON", "HUGGING_FACE")
+    return {key: value for key, value in os.environ.items() if not key.startswith(theirs)} | own
+
+
 def probe(folders: list[Path], blocked: Iterable[str] = (PACKAGE,)) -> list[dict]:
     """What `probe.py` says of each folder."""
     if not folders:
@@ -101,22 +109,13 @@ def probe(folders: list[Path], blocked: Iterable[str] = (PACKAGE,)) -> list[dict
     with tempfile.TemporaryDirectory(prefix="check.") as place:
         work, said_in = Path(place).resolve() / "work", Path(place).resolve()  # what runs may not write its own answer
         (work / "tmp").mkdir(parents=True)
-        kept = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("HF_", "TRANSFORMERS_", "PYTHON", "HUGGING_FACE"))
-        }
-        own = dict(
-            HF_HOME=str(work / "home"), HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TMPDIR=str(work / "tmp")
-        )
-        own |= dict(CUDA_VISIBLE_DEVICES="", HF_HUB_DISABLE_PROGRESS_BARS="1", HF_DATASETS_OFFLINE="1")
         answers = [str(said_in / f"{index}.json") for index in range(len(folders))]
         job = dict(folders=[str(folder.resolve()) for folder in folders], answers=answers, blocked=list(blocked))
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-s", str(PROBE), json.dumps(job)],
                 cwd=work,
-                env=kept | own,
+                env=environment(work),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
