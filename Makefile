@@ -73,16 +73,16 @@ test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadgroup --record $(ARGS)
 
-# What is too heavy for every run: models of real size beside other libraries', into docs/parity.md; and every head on
+# What is too heavy for every run. Where a case takes seconds, `make pytest` takes one of each kind, and this takes all.
+# Models of real size beside other libraries', into docs/parity.md; and every head on
 # every backbone at every size, also by torch's compiler, which needs a C++ compiler, into docs/matrix.md; and what is
 # saved today in every supported version of transformers, which pip fetches into .cache (1.3 GB), into docs/versions.md;
 # and runs that are killed at random moments, into docs/killed.md.
 MATRIX := tests/test_matrix.py tests/test_shipping.py tests/test_transformers_common.py
-WHOLE := tests/test_full_size.py tests/test_backbone.py tests/test_modeling_vit_custom.py \
-	tests/test_twins.py
+HEAVY := $(addprefix tests/test_, full_size.py backbone.py modeling_vit_custom.py twins.py)
 test-matrix: setup $(OLDEST)/.ready
 	$(BIN)/python -m tests.transformers_common fetch
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity $(WHOLE) $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity $(HEAVY) $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "" --record-matrix $(MATRIX) $(ARGS)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m full_size --record-killed tests/test_training_checkpoints.py $(ARGS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m full_size --record-versions tests/test_versions.py $(ARGS)

@@ -412,7 +412,12 @@ def test_splits_that_do_not_fit(tmp_path):
     write_folder(tmp_path / "three", ["train", "test", "val"], per_class=1)
     with pytest.raises(ValueError, match=r"has test and val: say which .*`held_out: test`"):
         load_source(str(tmp_path / "three"), settings={})
-    assert len(load_source(str(tmp_path / "three"), settings={"held_out": "val"})["test"]) == 3
+    val = load_source(str(tmp_path / "three"), settings={"held_out": "val"})["test"]
+    assert len(val) == 3
+    for word in ("VAL", "validation", "dev"):  # other words for it
+        assert load_source(str(tmp_path / "three"), settings={"held_out": word})["test"]["image"] == val["image"]
+    with pytest.raises(ValueError, match=r"`held_out: vla` is no split .* choose of test, train, val"):
+        load_source(str(tmp_path / "three"), settings={"held_out": "vla"})
     write_folder(tmp_path / "stray", ["train", "test"], per_class=1)
     Image.new("RGB", (2, 2)).save(tmp_path / "stray" / "logo.png")
     with pytest.raises(ValueError, match=r"has test, train, and .*logo\.png outside"):

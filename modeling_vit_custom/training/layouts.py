@@ -27,6 +27,11 @@ class Picture:
     is_deep: bool = False  # it lies in a folder of its class's folder
 
 
+def kind_of(word: str) -> Split | None:
+    """Which split `datasets` takes a word for, in any case."""
+    return next((kind for kind, words in SPLIT_KEYWORDS.items() if word.lower() in words), None)
+
+
 def split_of(folder: str) -> str | None:
     """`train`, or the word in lower case that a held-out split goes by."""
     word = folder.lower()

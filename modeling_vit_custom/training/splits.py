@@ -20,6 +20,7 @@ from .equal_files import path_of
 from .equal_files import paths_of
 from .images import load_bytes
 from .layouts import HELD_OUT
+from .layouts import kind_of
 
 STEM = "stem"  # in place of a column: a file's name up to its last `_`, `-`, space or dot
 
@@ -40,6 +41,9 @@ def choose_splits(
         )
     others = [name for name in HELD_OUT if name in names]
     chosen = next((name for name in names if held_out and name.lower() == held_out.lower()), None)
+    alike = [name for name in names if held_out and kind_of(name) is kind_of(held_out) is not None]
+    if chosen is None and len(alike) == 1:  # as val for validation
+        chosen = alike[0]
     if held_out is not None and chosen is None:
         raise ValueError(f"`held_out: {held_out}` is no split of `dataset: {dataset}`: choose of {', '.join(names)}.")
     if chosen is None and len(others) > 1:
