@@ -88,6 +88,8 @@ def test_half_a_checkpoint_by_name_is_refused(begun, tmp_path):
     arguments = [str(begun[0]), "--output_dir", str(tmp_path / "run")]
     with pytest.raises(ValueError, match=r"checkpoint-4 is no complete checkpoint \(no readable trainer_state.json"):
         train([*arguments, "--resume_from_checkpoint", str(place / "checkpoint-4")])
+    with pytest.raises(ValueError, match=rf"is no complete checkpoint .*: resume from {place / 'checkpoint-2'}\."):
+        train([*arguments, "--resume_from_checkpoint", str(place)])
 
 
 def test_what_a_killed_run_left_is_not_overwritten_unasked(begun, tmp_path):

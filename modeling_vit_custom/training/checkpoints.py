@@ -116,7 +116,9 @@ class WholeCheckpoints(Trainer):
 
     def refuse_other_layout(self, folder: Path):
         if not is_whole(folder):
-            raise ValueError(f"{folder} is no complete checkpoint ({what_lacks(folder)}): resume from another.")
+            inner = [one for place in (folder, folder / "trainer") for one in checkpoints_in(place) if is_whole(one)]
+            which = str(inner[-1]) if inner else "another"  # in a run's folder
+            raise ValueError(f"{folder} is no complete checkpoint ({what_lacks(folder)}): resume from {which}.")
         try:
             written = json.loads((folder / LAYOUT).read_text())
         except FileNotFoundError:  # of a plain Trainer
