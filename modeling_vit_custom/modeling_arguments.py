@@ -18,6 +18,7 @@ B batch, C channels, H W pixels.
 
 import inspect
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -37,9 +38,7 @@ LIBRARY_NAMES = frozenset(
 # torch 2.6 cannot tell export from compilation: there, compiled models resample at the native size too.
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 # What a slip may mean beside a model's own names: what every model takes, and what losses read.
-OF_EVERY_MODEL = frozenset(
-    ("output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch", "pixel_mask")
-)
+OF_EVERY_MODEL = ("output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch", "pixel_mask")
 
 
 def may_look(values: torch.Tensor, stall: bool = False) -> bool:
@@ -97,16 +96,22 @@ class CheckedArguments:
         named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][1:]  # without self
         cls.argument_names = tuple(p.name for p in named)
         cls.needs_pixels = any(p.name == "pixel_values" and p.default is p.empty for p in named)
+        call = CheckedArguments.__call__
+        if getattr(cls.__call__, "__code__", None) == call.__code__:
+            # A code for each class: torch's compiler holds eight programs of one code, and runs the ninth uncompiled.
+            own = FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
+            cls.__call__ = own  # type: ignore[method-assign]
 
     def refuse_slips(self, kwargs: Mapping[str, Any]):
         for name in kwargs:
             known = name in self.argument_names or name in LIBRARY_NAMES
-            if not known and (near := near_miss(name.lower(), OF_EVERY_MODEL.union(self.argument_names))):
+            if not known and (near := near_miss(name.lower(), OF_EVERY_MODEL + self.argument_names)):
                 raise TypeError(f"{type(self).__name__} takes no `{name}`: did you mean `{near}`?")
 
     def __call__(self, *args, **kwargs):
         self.refuse_slips(kwargs)
-        given = {**dict(zip(self.argument_names, args, strict=False)), **kwargs}
+        names = self.argument_names[: len(args)]  # torch 2.6 traces only equal lengths
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
         if given.get("pixel_values") is not None or (self.needs_pixels and "pixel_values" in given):
             config = getattr(self.config, "vision_config", self.config)
             check_pixels(given["pixel_values"], config.num_channels)

@@ -42,7 +42,7 @@ SECRET = "IMG_grandma"  # of every picture's file name
 def with_gps() -> Image.Exif:
     exif = Image.Exif()
     exif[0x010F] = "Grandma's camera"
-    exif.get_ifd(0x8825).update(GPS)
+    exif[0x8825] = GPS
     return exif
 
 

@@ -26,6 +26,7 @@ from tests.test_house import SCRIPTS
 
 NAMES = [path.stem for path in SCRIPTS if path.stem[0] != "_"]
 NEED_A_WORD = ("check", "convert", "describe", "evaluate_checkpoint", "predict", "pull", "push", "train")
+KEYS_ARE_OF_THIS_VERSION = f"(with transformers {version('transformers')})" in FILE.read_text().splitlines()[0]
 HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "matplotlib", "modeling_vit_custom")
 # Each script with each list of words in one process, from a state like a new one's.
 CALL = f"""
@@ -55,7 +56,9 @@ def call(*calls):
 
 def test_help_and_wrong_options_end_before_anything_heavy_is_imported():
     asked = [(name, ["--help"]) for name in NAMES]
-    wrong = [(name, ["some", "words", "--no_such_option", "1"]) for name in NAMES]
+    # The keys of recipes are known before imports for one version of transformers: another's are its own.
+    known = [name for name in NAMES if name != "train" or KEYS_ARE_OF_THIS_VERSION]
+    wrong = [(name, ["some", "words", "--no_such_option", "1"]) for name in known]
     lacking = [(name, []) for name in NEED_A_WORD]
     for name, words, code, heavy, policy, said in call(*asked, *wrong, *lacking):
         assert (name, heavy, policy) == (name, [], "PASSIVE")
@@ -63,6 +66,7 @@ def test_help_and_wrong_options_end_before_anything_heavy_is_imported():
         assert said.startswith("usage:")
 
 
+@pytest.mark.skipif(not KEYS_ARE_OF_THIS_VERSION, reason="another version of transformers has keys of its own")
 def test_a_key_that_no_recipe_has_is_refused_at_once_with_the_near_one():
     options = {
         "--lerning_rate": "did you mean `learning_rate`?",

@@ -186,7 +186,8 @@ def test_an_unknown_key_is_told_its_name_or_its_place_and_nothing_far(place, key
 
 def test_every_usual_word_leads_to_a_key_and_is_none(read):
     keys = known_kinds()
-    assert not (USUAL.keys() | SAID.keys()) & keys.keys()
+    gone = {"warmup_ratio", "logging_dir", "local_rank"}  # keys in older versions of transformers, and words in ours
+    assert not (USUAL.keys() | SAID.keys()) & (keys.keys() - gone)
     for word in ("lr", "batch_size", "epochs", "output", "data", "num_workers", "wd", "warmup", "amp", "pretrained"):
         assert USUAL[word] in keys
     for key in {*USUAL.values()}:
