@@ -1,8 +1,6 @@
 """Boxes: COCO in, relative centre boxes inside, pixels out; the way to a batch and back, and through the pipeline."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 
 from modeling_vit_custom import ViTCustomForObjectDetection
 from modeling_vit_custom.training.detection_data import DetectionCollator
+from tests.forking import stranger
 from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import tiny
@@ -172,7 +171,7 @@ for folder in ("./True", "./False"):
     assert type(AutoImageProcessor.from_pretrained(folder)).__name__.startswith("DetrImageProcessor")
 print(json.dumps(said))
 """
-    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    done = stranger().call(program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for said in json.loads(done.stdout):
         for answers, row, (width, height) in zip(said, rows(), SIZES, strict=True):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,8 +14,8 @@ from modeling_vit_custom.training.evaluation import is_whole
 from modeling_vit_custom.training.evaluation import recipe_on
 from scripts import evaluate_checkpoint
 from scripts import train
+from tests.forking import in_two_processes
 from tests.recipes import short_quickstart
-from tests.support import ROOT
 from tests.support import fill
 from tests.support import tiny
 from tests.test_training_tasks import CONFIGS
@@ -65,11 +63,8 @@ def test_what_a_training_wrote_is_found_again_exactly(trained, capsys):
 
 def test_two_processes_count_each_image_once(trained, tmp_path):
     """360 images in batches of 7 on two processes: the last ones are filled up, and must not count twice."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = [str(ROOT / "scripts/evaluate_checkpoint.py"), str(trained / "checkpoint")]
-    script += ["--output", str(tmp_path / "out"), "--batch_size", "7"]
-    done = subprocess.run([*command, *script], cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    words = [str(trained / "checkpoint"), "--output", str(tmp_path / "out"), "--batch_size", "7"]
+    in_two_processes("scripts.evaluate_checkpoint", "main", words)
     report, run = report_of(tmp_path / "out"), json.loads((trained / "metrics.json").read_text())
     assert np.sum(report["details"]["confusion"]) == 360
     assert report["metrics"]["accuracy"] == run["reached"]["accuracy"]

@@ -4,9 +4,6 @@ import copy
 import functools
 import json
 import math
-import os
-import subprocess
-import sys
 import types
 from datetime import timedelta
 
@@ -45,8 +42,9 @@ from modeling_vit_custom.training.trainer import ViTCustomTrainer
 from tests.conversion_support import BOUNDS
 from tests.conversion_support import MLP
 from tests.conversion_support import relative
+from tests.forking import in_two_processes
+from tests.forking import stranger
 from tests.matrix import pictures
-from tests.support import ROOT
 from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import formula
@@ -490,11 +488,11 @@ def scaled(name: str) -> ViTCustomDualEncoder:
     return model
 
 
-def work(rank: int, folder: str):
+def work(folder: str):
     """A process of two: its gradients of each case, what it says to unequal batches, an evaluation that one runs."""
     torch.set_num_threads(1)
-    meeting = dict(init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    distributed.init_process_group("gloo", **meeting, timeout=timedelta(minutes=5))  # who waits alone is not left to it
+    distributed.init_process_group("gloo", timeout=timedelta(minutes=5))  # who waits alone is not left to it
+    rank = distributed.get_rank()
     found, whole = {}, batch(*LENGTHS, dtype=torch.float64)
     own = part(whole, *range(3 * rank, 3 * rank + 3))
     for name in PROCESSES:
@@ -519,21 +517,10 @@ def work(rank: int, folder: str):
     distributed.destroy_process_group()
 
 
-# One interpreter that has computed nothing yet forks twice: half the imports of two interpreters.
-FORK = """
-import sys
-from torch.multiprocessing import start_processes
-from tests.test_modeling_dual_encoder import work
-
-start_processes(work, (sys.argv[1],), nprocs=2, start_method="fork")
-"""
-
-
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    done = subprocess.run([sys.executable, "-c", FORK, str(folder)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    in_two_processes("tests.test_modeling_dual_encoder", "work", str(folder))
     return folder
 
 
@@ -862,7 +849,7 @@ import torch, transformers
 from PIL import Image
 from safetensors.torch import load_file
 
-folder, work = sys.argv[1:]
+folder, work = sys.argv
 picture, labels = Image.open(f"{work}/picture.png"), ["cat", "red dog", "blue square"]
 pipeline = transformers.pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True, device="cpu")
 said = {row["label"]: row["score"] for row in pipeline(picture, candidate_labels=labels)}
@@ -892,15 +879,7 @@ def elsewhere(folder, tmp_path_factory):
     rows, columns = np.mgrid[:50, :40]
     image = np.stack([rows * 5, columns * 6, rows * columns % 256], axis=-1).astype(np.uint8)
     Image.fromarray(image).save(work / "picture.png")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", SCRIPT, str(folder), str(work)],
-        cwd=work,
-        env=kept | dict(HF_HOME=str(work / "home"), CUDA_VISIBLE_DEVICES=""),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    done = stranger().call(SCRIPT, [folder, work])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), work
 

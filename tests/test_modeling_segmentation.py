@@ -3,8 +3,6 @@ from the processor through the model to a map of classes at its own size."""
 
 import copy
 import json
-import subprocess
-import sys
 from functools import cache
 from math import prod
 
@@ -34,6 +32,7 @@ from modeling_vit_custom.conversion.rename import into_theirs
 from modeling_vit_custom.inspection.counters import count_macs
 from modeling_vit_custom.inspection.counters import count_parameters
 from modeling_vit_custom.modeling_segmentation import whole_side
+from tests.forking import stranger
 from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import formula
@@ -629,8 +628,8 @@ import sys, json
 sys.modules["modeling_vit_custom"] = None
 import numpy, torch, transformers
 from PIL import Image
-picture = Image.open(sys.argv[2])
-segment = transformers.pipeline("image-segmentation", model=sys.argv[1], trust_remote_code=True, device="cpu")
+picture = Image.open(sys.argv[1])
+segment = transformers.pipeline("image-segmentation", model=sys.argv[0], trust_remote_code=True, device="cpu")
 found = segment(picture)
 inputs = segment.image_processor(picture, return_tensors="pt")
 with torch.no_grad():
@@ -650,13 +649,7 @@ def test_the_pipeline_of_a_stranger_gives_masks_of_the_pictures_size(tmp_path):
     save_with_processor(tmp_path / "checkpoint", final_norm="none")  # a model that sees several classes here
     photo = Image.fromarray(load_sample_images().images[1]).resize((75, 50))
     photo.save(tmp_path / "photo.png")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PIPELINE, tmp_path / "checkpoint", tmp_path / "photo.png"],
-        cwd=tmp_path,
-        env={"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""},
-        capture_output=True,
-        text=True,
-    )
+    done = stranger().call(PIPELINE, [tmp_path / "checkpoint", tmp_path / "photo.png"])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["module"].startswith("transformers_modules.")

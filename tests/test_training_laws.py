@@ -1,19 +1,14 @@
 """One batch gives one gradient, however Trainer splits it into accumulated batches and processes.
 
 Each case is a model in float64 and eight rows, drawn before any split; what is right is the gradient of the loss over
-all rows at once, without any Trainer. `python -m tests.test_training_laws FILE` is one of two processes.
+all rows at once, without any Trainer.
 """
 
 import gc
 import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 from typing import NamedTuple
 
@@ -37,12 +32,12 @@ from modeling_vit_custom import ViTCustomForPreTraining
 from modeling_vit_custom import ViTCustomForSemanticSegmentation
 from modeling_vit_custom.training.trainer import SMOOTHER_COUNTS
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
+from tests.forking import in_two_processes
 from tests.own_losses import OWN
 from tests.own_losses import OfMean
 from tests.own_losses import OfSum
 from tests.own_losses import behind
 from tests.own_losses import in_front
-from tests.support import ROOT
 from tests.support import fill
 from tests.support import formula
 from tests.support import picture
@@ -236,36 +231,14 @@ def frozen():
 def of_two_processes(tmp_path_factory) -> dict[tuple, Any]:
     """What two processes found, in one launch: starting them takes longer than all they do."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    with ExitStack() as started:
-        processes = []
-        for rank in range(2):
-            said = started.enter_context(open(folder / f"{rank}.log", "w"))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.test_training_laws", str(folder / f"{rank}.pt")],
-                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                cwd=ROOT,
-                stdout=said,
-                stderr=said,
-            )
-            processes.append(started.enter_context(process))
-            started.callback(process.kill)
-        while any(process.poll() is None for process in processes):  # one that fails would leave the other waiting
-            assert not any(process.poll() for process in processes), (folder / "0.log").read_text()
-            time.sleep(0.1)
-    for rank, process in enumerate(processes):
-        assert process.returncode == 0, (folder / f"{rank}.log").read_text()
+    in_two_processes("tests.test_training_laws", "one_of_two_processes", str(folder))
     first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=0, atol=0)
     return first
 
 
-def one_of_two_processes(file: str):
-    gc.freeze()
+def one_of_two_processes(home: str):
     found: dict[tuple, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in CASES:
@@ -279,7 +252,7 @@ def one_of_two_processes(file: str):
         for name in CONTRASTIVE:
             for split in ((4, 1), (2, 2)):
                 found[name, split] = gradients(name, Exact, folder, *split)
-    torch.save(found, file)
+    torch.save(found, f"{home}/{os.environ['RANK']}.pt")
 
 
 @every_case
@@ -598,7 +571,3 @@ def test_several_gpus_in_one_process_are_refused(tmp_path):
     arguments._n_gpu = 2
     with pytest.raises(ValueError, match=r"found 2 GPUs and one process.*torchrun"):
         ViTCustomTrainer(model_of("segmentation"), arguments)
-
-
-if __name__ == "__main__":
-    one_of_two_processes(sys.argv[1])

@@ -12,6 +12,7 @@ from packaging.version import Version
 from safetensors.torch import load_file
 
 from scripts.train import main as train
+from tests.forking import in_two_processes
 from tests.recipes import write_recipe
 from tests.support import ROOT
 
@@ -37,17 +38,12 @@ def recipes(folder):
     }
 
 
-def launched(*command, **environment) -> subprocess.CompletedProcess:
+def accelerated(config: str, *arguments) -> subprocess.CompletedProcess:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", *map(str, command)]
-    return subprocess.run(words, cwd=ROOT, env=kept | own | environment, capture_output=True, text=True, timeout=300)
-
-
-def accelerated(config: str, *arguments) -> subprocess.CompletedProcess:
-    file = ROOT / f"configs/accelerate/{config}.yaml"
-    command = ["accelerate.commands.launch", "--config_file", file, "--main_process_port", "0"]
-    return launched(*command, *arguments)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
+    command += [ROOT / f"configs/accelerate/{config}.yaml", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=kept | own, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +63,7 @@ def scenarios(folder):
     names = ["counted", "streamed"]
     if Version(torch.__version__) >= Version("2.8"):  # before, gloo scatters no sums
         names.append("fully_sharded")
-    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.two_processes"]
-    done = launched(*launch, folder, *names)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    in_two_processes("tests.two_processes", "main", str(folder), *names)
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 

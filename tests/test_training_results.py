@@ -4,8 +4,6 @@ unasked."""
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from modeling_vit_custom.training import history
 from modeling_vit_custom.training import load_digits
 from scripts import evaluate_checkpoint
 from scripts.train import main as train
+from tests.forking import with_package
 from tests.recipes import write_recipe
 from tests.support import ROOT
 
@@ -216,7 +215,7 @@ def test_a_stranger_is_shown_any_number_of_pictures_of_any_name(whole, tmp_path)
         folders.append(str(run / "checkpoint" if count == 3 else run))
     folders += [str(tmp_path), str(whole[1] / "trainer/checkpoint-4")]
     code = STRANGER.format(scripts=str(ROOT / "scripts"), folders=folders)
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = with_package().call(code, ["predict"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for count in (1, 3, 25):
         with Image.open(tmp_path / str(count) / "predictions.png") as drawn:

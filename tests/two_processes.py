@@ -1,8 +1,6 @@
-"""Run by torchrun in two processes. Each scenario of `python -m tests.two_processes FOLDER NAME...` writes what it
-found into FOLDER/NAME.json, by the first process."""
+"""What two processes do together, each by `main`. The first writes what each scenario found into FOLDER/NAME.json."""
 
 import json
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -238,7 +236,3 @@ def main(folder: str, *names: str):
             (Path(folder) / f"{name}.json").write_text(json.dumps(found))
         dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
