@@ -43,6 +43,8 @@ class Proxy:
             except OSError:
                 return
             upstream = socket.create_connection((self.host, self.port))
+            for end in (client, upstream):  # or each small piece waits 40 ms for the answer to the one before
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             for source, target, towards in ((client, upstream, "server"), (upstream, client, "client")):
                 threading.Thread(target=self.pump, args=(source, target, towards), daemon=True).start()
 

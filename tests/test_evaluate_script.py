@@ -64,7 +64,8 @@ def test_what_a_training_wrote_is_found_again_exactly(trained, capsys):
 def test_two_processes_count_each_image_once(trained, tmp_path):
     """360 images in batches of 7 on two processes: the last ones are filled up, and must not count twice."""
     words = [str(trained / "checkpoint"), "--output", str(tmp_path / "out"), "--batch_size", "7"]
-    in_two_processes("scripts.evaluate_checkpoint", "main", words)
+    done = in_two_processes("scripts.evaluate_checkpoint", "main", words)
+    assert done.returncode == 0, done.stderr
     report, run = report_of(tmp_path / "out"), json.loads((trained / "metrics.json").read_text())
     assert np.sum(report["details"]["confusion"]) == 360
     assert report["metrics"]["accuracy"] == run["reached"]["accuracy"]

@@ -14,6 +14,7 @@ from tests.matrix import ALL
 from tests.matrix import CELLS
 from tests.matrix import HEADS
 from tests.matrix import SIZES
+from tests.matrix import SOME_NOW
 from tests.matrix import inputs
 from tests.matrix import make
 from tests.matrix import overfit
@@ -27,11 +28,7 @@ every_size = pytest.mark.parametrize("size", SIZES)
 native_now = pytest.mark.parametrize(
     "size", [pytest.param(size, marks=[] if size == "native" else pytest.mark.full_size) for size in SIZES]
 )
-# Learning and tracing take seconds a cell: every run has those of a ViT and of a Swin.
-some_now = pytest.mark.parametrize(
-    ("head", "member"),
-    [pytest.param(*cell, marks=[] if cell[1] in ("vit", "swin") else pytest.mark.full_size) for cell in CELLS],
-)
+some_now = pytest.mark.parametrize(("head", "member"), SOME_NOW)
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,9 @@
 """Slips of names, and pixels that no processor made, get a sentence; what libraries pass is let through."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch._dynamo.testing import CompileCounter
 from transformers import BatchFeature
 from transformers.utils import TransformersKwargs
 
@@ -169,17 +166,12 @@ class PromptedClassifier(Prompted, modeling_vit_custom.ViTCustomForImageClassifi
     pass
 
 
-@torch.no_grad()
-def test_each_class_compiles_as_many_programs_as_one_class_may():
-    torch.compiler.reset()
-    programs = CompileCounter()
-    names = ("ViTCustomModel", "ViTCustomForImageClassification", "ViTCustomForMaskedImageModeling")
-    sizes = (16, 24, 32)
-    for size, name in product(sizes, names):
-        model = getattr(modeling_vit_custom, name)(tiny(image_size=size)).eval()
-        torch.compile(model, backend=programs)(picture(2, 3, size, size))
-    assert programs.frame_count == len(sizes) * len(names)
-    torch.compiler.reset()
+def test_each_class_has_a_code_of_its_own_and_leaves_a_users_alone():
+    """torch's compiler holds eight programs of one code, and runs the ninth uncompiled, whatever model it is of."""
+    calls = {getattr(modeling_vit_custom, name).__call__ for name in CLASSES}
+    codes = [call.__code__ for call in calls]
+    assert len({id(code) for code in codes}) == len(CLASSES)
+    assert all(code == codes[0] for code in codes)
     assert PromptedClassifier(tiny())(picture(2, 3, 32, 32))[0] == "prompted"
 
 

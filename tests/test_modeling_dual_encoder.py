@@ -48,6 +48,7 @@ from tests.matrix import pictures
 from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import formula
+from tests.support import often
 from tests.support import picture
 from tests.support import tiny
 
@@ -353,7 +354,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
 
 
 @pytest.mark.skipif(version.parse("5.6") > VERSION, reason="its own text models cannot be compiled by torch 2.6")
-@every_tower
+@pytest.mark.parametrize("name", often(TOWERS, ("siglip", "bert cls", "gpt2")))
 def test_compiles_whole(name):
     model, inputs = dual(name), batch(9, 5, 7)
     torch.compiler.reset()
@@ -520,7 +521,8 @@ def work(folder: str):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    in_two_processes("tests.test_modeling_dual_encoder", "work", str(folder))
+    done = in_two_processes("tests.test_modeling_dual_encoder", "work", str(folder))
+    assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -19,6 +19,7 @@ from modeling_vit_custom.inspection import count_parameters
 from modeling_vit_custom.inspection import total
 from tests.support import PRESETS
 from tests.support import ROOT
+from tests.support import often
 
 GOLDEN = json.loads((ROOT / "tests/golden/presets.json").read_text())
 # Published counts (parameters, and GMACs with the digits that they are published with), a second witness beside the
@@ -105,6 +106,9 @@ DIFFERS = {
     },
 }
 presets = pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.stem)
+ONE_OF_EACH = """deit3_small_patch16_224 deit_tiny_distilled_patch16_224 flexivit_base pit_ti_distilled_224 tutorial_vit
+    swin_tiny_patch4_window7_224 vit_base_patch32_clip_quickgelu_224 vit_small_patch14_reg4_dinov2
+    vit_small_patch16_224_big_vision vit_small_patch16_dinov3 vit_tiny_patch16_224""".split()
 
 
 def matching(table: dict[str, dict], name: str) -> dict:
@@ -125,7 +129,15 @@ def test_counts(preset: Path):
     golden = GOLDEN[preset.stem]["parameters"], GOLDEN[preset.stem]["macs"]
     assert (count_parameters(model), count_macs(model, 1, 3, *pair(config.image_size))) == golden
     assert (total(cost(config)).parameters, total(cost(config)).macs) == golden
-    # The cost model at sides that no patch, no merge and no window divides, one of them below a window.
+
+
+@pytest.mark.parametrize("name", often(GOLDEN, ONE_OF_EACH))
+def test_the_cost_model_at_sides_that_no_patch_no_merge_and_no_window_divides(name: str):
+    """One of them is below a window."""
+    config = ViTCustomConfig.from_pretrained(PRESETS[0].parent / f"{name}.json")
+    config._attn_implementation = "eager"
+    with torch.device("meta"):
+        model = ViTCustomForImageClassification(config)
     assert total(cost(config, (50, 233), Run(batch_size=3))).macs == count_macs(model, 3, 3, 50, 233)
 
 

@@ -87,10 +87,9 @@ IN_FOLDERS = {
 AUTO_CLASSES = PUSHED | {name: HEADS[head].auto_class for name, (head, _) in IN_FOLDERS.items()}
 pytestmark = pytest.mark.xdist_group("shipping")  # the processes below are started once, not once a worker
 every_class = pytest.mark.parametrize("name", CLASSES)
-every_model = pytest.mark.parametrize("name", MODELS)
-everything_saved = pytest.mark.parametrize(
-    "name", often(AUTO_CLASSES, [*PUSHED, *(name for name, (_, member) in IN_FOLDERS.items() if member == "swin")])
-)
+every_model = pytest.mark.parametrize("name", often(MODELS, [HEAD, DUAL]))
+SAVED = {"folder": often(AUTO_CLASSES, [*PUSHED, "segmentation_swin"]), "hub": often(PUSHED, [*PUSHED])}
+everything_saved = pytest.mark.parametrize("name", SAVED["folder"])
 everything_pushed = pytest.mark.parametrize("name", PUSHED)
 every_source = pytest.mark.parametrize("source", ["folder", "hub"])
 
@@ -170,11 +169,16 @@ def pictures(work):
 
 
 @pytest.fixture(scope="module")
-def asked(request) -> set[str]:
-    """What the chosen tests are about; all of it for those of another file."""
-    if request.module.__name__ != __name__:
-        return {*AUTO_CLASSES}
-    return {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+def asked(request) -> Callable[[str], set[str]]:
+    """The names that the chosen tests with some words in theirs are about; all of them for those of another file."""
+
+    def names(words: str) -> set[str]:
+        if request.module.__name__ != __name__:
+            return {*AUTO_CLASSES}
+        chosen = [item for item in request.session.items if item.module is request.module and words in item.name]
+        return {item.callspec.params.get("name") for item in chosen if hasattr(item, "callspec")}
+
+    return names
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +196,7 @@ def published(work, hub, pictures, asked):
     jobs |= {
         name: job(name, HEADS[head].class_name, head=head, member=member)
         for name, (head, member) in IN_FOLDERS.items()
-        if name in asked
+        if name in asked("")
     }
     moved = dict(class_name=BASE, folder=work / "saved" / "moved", repo="alice/moved", pictures=pictures[BASE])
     jobs |= {"moved": (publish, moved), "moved on": (move_on, dict(repo="alice/moved", file=MOVED_FILE))}
@@ -213,7 +217,7 @@ def saved(work, published):
 
 
 @pytest.fixture(scope="module")
-def from_hub(work, hub, saved, pictures):
+def from_hub(work, hub, saved, pictures, asked):
     """A stranger with a repository's name: each class loaded and saved again, and its configuration alone."""
 
     def job(auto_class, repo, target, name=BASE, **settings):
@@ -221,7 +225,8 @@ def from_hub(work, hub, saved, pictures):
         return reload, dict(auto_class=auto_class, **given)
 
     jobs = {name: job(auto_class, repository(name), f"hub/{name}", name) for name, auto_class in PUSHED.items()}
-    jobs |= {f"{name} config": job("AutoConfig", repository(name), f"hub-config/{name}") for name in MODELS}
+    alone = asked("configuration_loaded_alone") & {*MODELS}
+    jobs |= {f"{name} config": job("AutoConfig", repository(name), f"hub-config/{name}") for name in alone}
     jobs["pinned"] = job("AutoConfig", "alice/moved", "hub/pinned", revision="v1")
     jobs["latest"] = job("AutoConfig", "alice/moved", "hub/latest")
     folder = work / "hub-stranger" / DECOY  # a folder's relative path reads like the name of a repository
@@ -249,7 +254,7 @@ def planted(work, checkpoint):
 
 
 @pytest.fixture(scope="module")
-def from_folder(work, saved, checkpoint, planted, pictures):
+def from_folder(work, saved, checkpoint, planted, pictures, asked):
     """A stranger with a folder, and no network."""
 
     def job(auto_class, source, target, name=HEAD, **settings):
@@ -258,8 +263,9 @@ def from_folder(work, saved, checkpoint, planted, pictures):
 
     jobs = {name: job(AUTO_CLASSES[name], saved[name], f"folder/{name}", name) for name in saved}
     jobs["by AutoModel"] = job("AutoModel", saved[DUAL], "by-auto-model", DUAL)
-    jobs |= {f"{name} config": job("AutoConfig", saved[name], f"folder-config/{name}") for name in MODELS}
-    for name in MODELS:
+    alone = asked("configuration_loaded_alone") & {*MODELS}
+    jobs |= {f"{name} config": job("AutoConfig", saved[name], f"folder-config/{name}") for name in alone}
+    for name in asked("after_its_folder_is_gone"):
         borrowed = shutil.copytree(saved[name], work / "borrowed" / name)
         jobs[f"{name} forgotten"] = job(CLASSES[name], borrowed, f"forgotten/{name}", name, forget_source=True)
         jobs[f"{name} recalled"] = job(CLASSES[name], work / "forgotten" / name, f"recalled/{name}", name)
@@ -375,7 +381,8 @@ def test_saving_with_push_to_hub_puts_the_same_there(name, saved, hub):
 
 
 @pytest.mark.parametrize(
-    ("name", "source"), [*((name, "folder") for name in AUTO_CLASSES), *((name, "hub") for name in PUSHED)]
+    ("name", "source"),
+    [pytest.param(*name.values, source, marks=name.marks) for source, names in SAVED.items() for name in names],
 )
 def test_loaded_and_saved_again_the_files_are_equal_and_the_outputs_bit_equal(
     name, source, saved, published, from_folder, from_hub, work, record_property

@@ -18,6 +18,7 @@ from tests.matrix import CELLS
 from tests.matrix import HEADS
 from tests.matrix import NUM_PICTURES
 from tests.matrix import SIZES
+from tests.matrix import SOME_NOW
 from tests.matrix import inputs
 from tests.matrix import make
 from tests.matrix import make_config
@@ -29,6 +30,7 @@ from tests.support import tiny
 
 pytest.importorskip("peft")
 every_cell = pytest.mark.parametrize(("head", "member"), CELLS)
+some_now = pytest.mark.parametrize(("head", "member"), SOME_NOW)
 HEAD_MODULES = {
     "classification": {"classifier"},
     "masked images": {"pixel_head"},
@@ -91,7 +93,7 @@ def test_a_model_computes_the_same_with_new_adapters(head, member):
     assert_same(outputs(add_lora(model, {}), given), wanted, 2e-6)
 
 
-@every_cell
+@some_now
 def test_adapters_and_heads_learn_and_nothing_else(head, member, folder):
     trainer, before = trained(head, member, folder)
     model = trainer.model
@@ -116,7 +118,7 @@ def test_adapters_and_heads_learn_and_nothing_else(head, member, folder):
     assert num_adapted == 2 * sum(sum(getattr(t, "depths", [t.num_hidden_layers])) for t in towers)
 
 
-@every_cell
+@some_now
 def test_a_saved_adapter_fits_its_model_again(head, member, folder, tmp_path):
     model = trained(head, member, folder)[0].model
     given = inputs(head, model.config, SIZES["native"])

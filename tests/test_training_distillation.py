@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -42,7 +41,7 @@ from modeling_vit_custom.training.distillation import load_teacher
 from modeling_vit_custom.training.mixing import MixPixels
 from modeling_vit_custom.training.mixing import soft_cross_entropy
 from modeling_vit_custom.training.trainer import ViTCustomTrainer
-from tests.support import ROOT
+from tests.forking import with_package
 from tests.support import VARIANTS
 from tests.support import fill
 from tests.support import formula
@@ -625,7 +624,7 @@ def dies(tensors, path, metadata):
     os.kill(os.getpid(), signal.SIGKILL)
 
 distillation.save_file = dies
-distillation.write_predictions(distillation.Path(sys.argv[1]), torch.zeros(2, 2), {})
+distillation.write_predictions(distillation.Path(sys.argv[0]), torch.zeros(2, 2), {})
 """
 
 
@@ -633,7 +632,7 @@ def test_a_run_that_is_killed_while_it_writes_leaves_the_file_as_it_was(tmp_path
     path, mine = tmp_path / "kept.safetensors", teacher()
     logits = cache_predictions(mine, rows_of(), image_of, path)
     before = path.read_bytes()
-    done = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT)
+    done = with_package().call(KILLED, [path])
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == before
     assert torch.equal(cache_predictions(mine, rows_of(), image_of, path), logits)

@@ -231,7 +231,8 @@ def frozen():
 def of_two_processes(tmp_path_factory) -> dict[tuple, Any]:
     """What two processes found, in one launch: starting them takes longer than all they do."""
     folder = tmp_path_factory.mktemp("processes")
-    in_two_processes("tests.test_training_laws", "one_of_two_processes", str(folder))
+    done = in_two_processes("tests.test_training_laws", "one_of_two_processes", str(folder))
+    assert done.returncode == 0, done.stderr
     first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     for key, value in first.items():
         torch.testing.assert_close(value, second[key], rtol=0, atol=0)

@@ -38,17 +38,13 @@ def recipes(folder):
     }
 
 
-def accelerated(config: str, *arguments) -> subprocess.CompletedProcess:
+@pytest.fixture(scope="module")
+def two(folder, recipes):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file"]
-    command += [ROOT / f"configs/accelerate/{config}.yaml", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=kept | own, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def two(folder, recipes):
-    done = accelerated("cpu", "scripts/train.py", recipes[2], "--output_dir", folder / "two")
+    command += [ROOT / "configs/accelerate/cpu.yaml", "scripts/train.py", recipes[2], "--output_dir", folder / "two"]
+    done = subprocess.run(command, cwd=ROOT, env=kept | own, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return folder / "two"
 
@@ -63,7 +59,8 @@ def scenarios(folder):
     names = ["counted", "streamed"]
     if Version(torch.__version__) >= Version("2.8"):  # before, gloo scatters no sums
         names.append("fully_sharded")
-    in_two_processes("tests.two_processes", "main", str(folder), *names)
+    done = in_two_processes("tests.two_processes", "main", str(folder), *names)
+    assert done.returncode == 0, done.stderr
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
@@ -151,7 +148,9 @@ def test_fully_shard_takes_the_steps_of_one_process(scenarios):
 
 
 def test_a_run_that_is_not_sharded_though_asked_stops(recipes, folder):
-    done = accelerated("fsdp2", "scripts/train.py", recipes[2], "--output_dir", folder / "fsdp")
+    words = [str(recipes[2]), "--output_dir", str(folder / "fsdp")]
+    asked = dict(ACCELERATE_USE_FSDP="true", FSDP_VERSION="2", FSDP_AUTO_WRAP_POLICY="TRANSFORMER_BASED_WRAP")
+    done = in_two_processes("scripts.train", "main", words, **asked)
     assert done.returncode != 0
     assert "FSDP2 was asked for, but no parameter of the model is sharded" in done.stderr
     assert not (folder / "fsdp").exists()

@@ -484,7 +484,7 @@ def judge(member: str, report: dict[str, list[str]]) -> dict[str, str]:
 
 
 one_process = pytest.mark.xdist_group("transformers_common")  # started once, not once a worker
-ALWAYS = ("vit", "swin", "heads on vit", "dual encoder", "pit backbone", "wrong_scale", "missing_map")
+ALWAYS = ("vit", "heads on swin", "dual encoder", "pit backbone", "wrong_scale")
 
 
 @pytest.fixture(scope="module")
