@@ -172,7 +172,7 @@ def adapt(model: Any, sizes: dict[str, Any]):
         kernel = kernel if kernel.shape[2:] == size else resample_kernel(kernel, size)
         reshape_parameter(stem, "weight", kernel)
         stem.in_channels, stem.kernel_size = wanted.num_channels, size
-        stem.stride = pair(wanted.patch_stride or size)  # patches that did not overlap still do not
+        stem.stride = pair(wanted.patch_stride or size)  # unless set, as far apart as they are large
         wanted.patch_size, wanted.patch_kernel_size = list(size), list(size)
         config.patch_kernel_size = list(size)
     if "window_size" in changed:

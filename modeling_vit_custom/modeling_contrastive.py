@@ -68,7 +68,9 @@ def check_captions(
     if end is not None:
         ends = input_ids == end
         if end == 2:  # CODEPATH: CLIP's towers with 2, a mistake of older transformers, take the highest token instead
-            last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(dim=1, keepdim=True)
+            zeros = (input_ids == 0).flip(1).int().cumprod(dim=1)  # at its end, as OpenAI's tokenizer pads
+            seen = attention_mask.flip(1).int() * (1 - zeros)
+            last = attention_mask.shape[1] - 1 - seen.argmax(dim=1, keepdim=True)
             ends = input_ids.gather(1, last) == input_ids.amax(dim=1, keepdim=True)
         if not ends.any(dim=1).all():
             raise ValueError(

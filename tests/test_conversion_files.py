@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pathlib
+import pickle
 import re
 import types
 from collections import OrderedDict
@@ -30,6 +31,7 @@ from modeling_vit_custom.conversion import from_timm
 from modeling_vit_custom.conversion.pickles import load_tensors
 from modeling_vit_custom.conversion.reading import read_checkpoint
 from modeling_vit_custom.conversion.reading import sha256
+from modeling_vit_custom.conversion.returning import back
 from modeling_vit_custom.conversion.sources import Checkpoint
 from modeling_vit_custom.conversion.wrappers import unwrapped
 from scripts import convert as script
@@ -89,6 +91,11 @@ def test_a_wrapped_file_comes_back_to_the_bit(source, tmp_path):
         "file.safetensors": sha256(tmp_path / "file.safetensors")
     }
     script.main(["--verify", str(ours)])
+    if source == "timm-vit":  # another model by now
+        ViTCustomConfig.from_pretrained(ours, hidden_act="gelu_pytorch_tanh").save_pretrained(ours)
+        told = back(ours, tmp_path / "of the changed")[1]
+        assert "its names are not put back as the file had them, for the model has changed" in told
+        assert "1 tensors of the file, not of this model, are left out" in told
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod."])
@@ -244,6 +251,29 @@ def test_no_pickle_runs(function, zipped, tmp_path):
         read_checkpoint(tmp_path / "evil.pth")
     assert "\x1b" not in str(error.value)
     assert not os.path.exists(harm)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+            "does not fit into the memory that is free",
+        ),
+        (
+            pickle.UnpicklingError("Weights only load failed. `torch.distributed.tensor` must be imported first."),
+            r"is not read by torch's safe loader \(Weights only load failed. .* first\): take a safetensors file",
+        ),
+    ],
+)
+def test_what_torchs_loader_says_of_a_file_that_is_whole(error, sentence, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise error
+
+    torch.save(vit(), tmp_path / "model.pth")
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(ValueError, match=f"^model.pth {sentence}"):
+        read_checkpoint(tmp_path / "model.pth")
 
 
 def test_numpys_loaders_are_not_called(tmp_path):

@@ -22,6 +22,8 @@ from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.checkpoint_files import SHIPPED_FILES
 from modeling_vit_custom.conversion import from_transformers
 from modeling_vit_custom.conversion.reading import sha256
+from modeling_vit_custom.conversion.registry import SOURCES
+from modeling_vit_custom.conversion.sources import Checkpoint
 from scripts import convert
 from tests.conversion_support import pixels
 from tests.conversion_support import read
@@ -468,6 +470,15 @@ def test_pictures_come_to_ours_as_they_came_to_the_source(kind, tmp_path):
     )
     assert first.shape[2:] != (640, 427)
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("num_channels", "told"), [(3, {"do_convert_rgb": True}), (1, {})])
+@pytest.mark.parametrize("tower", [{}, "vision_config"])
+def test_pictures_become_rgb_where_the_model_takes_three_channels(num_channels, told, tower):
+    config: dict = {"num_channels": num_channels}
+    checkpoint = Checkpoint({tower: config} if tower else config, {}, processor={"image_mean": [0.5]})
+    made = SOURCES["transformers-vit"].read_processor(checkpoint)
+    assert made == {"image_mean": [0.5], "image_processor_type": made["image_processor_type"]} | told
 
 
 def test_a_processor_that_names_no_class_gets_the_one_its_model_means(tmp_path):

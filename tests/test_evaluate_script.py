@@ -131,12 +131,18 @@ def test_a_whole_folder_is_evaluated_by_the_names_of_its_classes(trained, tmp_pa
         evaluate_checkpoint.main([checkpoint, "--dataset", str(folder), *out])
 
 
-def test_the_folder_of_a_run_is_not_taken_for_a_new_one(tmp_path):
+def test_the_folder_of_a_run_is_not_taken_for_a_new_one(tmp_path, capsys):
     folder, run = ten_digits(tmp_path / "pets", ["a", "b"]), tmp_path / "run"
     run.mkdir()
     (run / "metrics.json").write_text(json.dumps(dict(reached={}, recipe_text=f"dataset: {folder}\nsplit_seed: 3")))
     assert recipe_on(str(tmp_path), str(run / "checkpoint")) is None
     assert recipe_on(str(folder), str(run / "checkpoint"))["split_seed"] == 3
+    assert f"{folder} is what this model was trained on: what that run held out" in capsys.readouterr().out
+    moved = folder.rename(tmp_path / "moved").rename(tmp_path / "run/pets")
+    assert recipe_on(str(moved), str(run / "checkpoint"))["split_seed"] == 3
+    said = f"{moved} has the name of what this model was trained on, {folder}, which is not there: what that run held"
+    assert said in capsys.readouterr().out
+    moved.rename(folder)
     assert is_whole(str(folder), "test", True) is False
     assert is_whole(str(folder), "all", True) is True
     assert is_whole(str(tmp_path), "test", False) is None

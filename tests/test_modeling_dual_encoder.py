@@ -952,6 +952,8 @@ def test_the_scales_gradient_is_torch_funcs_too():
         (2, [[1, 8, 9], [1, 9, 5]], 1),  # it takes the highest token, which has to be the last
         (2, [[1, 9, 5, 2], [1, 9, 6, 2]], 0),
         (2, [[1, 9], [8, 9]], None),
+        (2, [[1, 8, 9, 0], [1, 9, 0, 0]], None),  # padded as OpenAI's tokenizer pads, and no mask
+        (2, [[1, 9, 0, 0], [1, 9, 5, 0]], 1),
     ],
 )
 def test_a_caption_without_the_token_that_the_tower_looks_at_is_refused(end, ids, row):

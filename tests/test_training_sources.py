@@ -499,3 +499,17 @@ def test_nothing_but_corrupt_images(tmp_path):
     stream = load_source(str(tmp_path), settings={}, streaming=True)["train"]
     with pytest.raises(CorruptImage, match="Every image of the stream is corrupt"):
         list(NumberedStream(stream, corrupt="skip"))
+
+
+def test_rows_without_a_label_are_refused_where_labels_count_and_divided_where_not(tmp_path):
+    kinds = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    pictures = [Image.fromarray(noise(4, 4, 3, seed=number)) for number in range(20)]
+    for missing in (-1, None):
+        labels = [number % 2 for number in range(19)] + [missing]
+        place = tmp_path / str(missing)
+        Dataset.from_dict({"image": pictures, "label": labels}, features=kinds).save_to_disk(place)
+        settings = dict(settings={}, streaming=False, split_seed=0, test_share=0.2)
+        with pytest.raises(ValueError, match=r"^`label_column: label` of `dataset: .*` has rows without a label"):
+            load_source(str(place), **settings, needs_label=True)
+        splits = load_source(str(place), **settings, needs_label=False)
+        assert {name: len(rows) for name, rows in splits.items()} == {"train": 16, "test": 4}

@@ -355,3 +355,14 @@ def test_a_name_on_the_hub_is_fetched_at_its_revision(tmp_path, monkeypatch):
     starting.folder_of("alice/pets")
     assert [row["revision"] for row in asked[1:]] == [None, None]
     assert "*.bin" in asked[2]["allow_patterns"]
+
+
+def test_a_home_is_known_by_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for place in ("vit", "run/checkpoint"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.json").write_text("{}")
+    assert starting.folder_of("~/vit") == tmp_path / "vit"
+    assert starting.folder_of("~/run") == tmp_path / "run/checkpoint"
+    with pytest.raises(FileNotFoundError, match="`init_from: ~/none` holds no checkpoint"):
+        starting.folder_of("~/none")

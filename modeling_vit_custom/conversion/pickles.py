@@ -66,6 +66,8 @@ def load_tensors(file: Path) -> Any:
             said = re.sub(r"\x1b\[\d*m", "", str(error))
             why, found = said.split("WeightsUnpickler error: ")[-1].strip().splitlines()[0], REFUSED.search(said)
         except Exception as error:  # what a reader of pickles says of bytes that are none
+            if "allocate memory" in str(error):
+                raise ValueError(f"{file.name} does not fit into the memory that is free: free some.") from None
             raise EOFError(" ".join(str(error).split())) from None
         if found is None and re.match(r"Unsupported operand 1(2[89]|[34]\d)\b", why):
             raise ValueError(
@@ -75,11 +77,16 @@ def load_tensors(file: Path) -> Any:
             )
         if found is None and re.match("Unsupported operand|invalid load key|pickle data was truncated", why):
             raise EOFError(why)
-        culprit = found[1] if found else why
+        if found is None:
+            raise ValueError(
+                f"{file.name} is not read by torch's safe loader ({why.rstrip('.')}): take a safetensors file of "
+                "the same weights, or, if you trust its maker, load it with `weights_only=False` and save its tensors."
+            )
+        culprit = found[1]
         culprit = culprit if "." in culprit else f"builtins.{culprit}"
         kinds = ((OrderedDict, DICTIONARIES.fullmatch(culprit)), (Placeholder, HARMLESS.fullmatch(culprit)))
         stand_in = next((kind for kind, fits in kinds if fits), FILLED.get(culprit))
-        if found is None or stand_in is None or culprit in [name for _, name in allowed]:
+        if stand_in is None or culprit in [name for _, name in allowed]:
             raise ValueError(
                 f"{file.name} holds more than tensors, {culprit}, which is not unpickled because it could run code: "
                 "take a safetensors file of the same weights, or, if you trust its maker, load it with "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def image_processor(settings: Mapping[str, Any] | None, usual: str) -> dict[str, Any] | None:
+def image_processor(settings: Mapping[str, Any] | None, usual: str, num_channels: int) -> dict[str, Any] | None:
     """preprocessor_config.json with its class in it: older files leave it to the model's configuration.
 
     Args:
@@ -16,6 +16,7 @@ def image_processor(settings: Mapping[str, Any] | None, usual: str) -> dict[str,
     if "image_processor_type" not in known:
         old = settings.get("feature_extractor_type")
         known["image_processor_type"] = old.replace("FeatureExtractor", "ImageProcessor") if old else usual
-    if known.get("do_convert_rgb") is None:  # else a picture with transparency cannot be normalised
+    # A picture with transparency could not be normalised.
+    if known.get("do_convert_rgb") is None and num_channels == 3:
         known["do_convert_rgb"] = True
     return known

@@ -43,8 +43,8 @@ def find_source(checkpoint: Checkpoint, name: str | None = None) -> Source:
     refuse_others(checkpoint.tensors)
     if name is not None and says and not SOURCES[name].library:
         raise ValueError(
-            f"{name} is for files without a configuration, and this one's says {says}: leave `--source` out, or give "
-            "the file of tensors alone."
+            f"{name} is for files without a configuration, and this one's says {says}: leave `--source` out, or move "
+            "the file of tensors away from its config.json."
         )
     for source in [SOURCES[name]] if name is not None else SOURCES.values():
         if source.recognises(checkpoint) or (name is not None and not says and source.knows_names(checkpoint.tensors)):

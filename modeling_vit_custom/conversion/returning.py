@@ -214,6 +214,11 @@ def back(ours: str | Path, output: str | Path, to: str | None = None) -> tuple[s
         to = to or SOURCES[known["source"]].library or known["source"]
     processor = read_json(folder / "preprocessor_config.json")
     source, checkpoint, notes = (*found, []) if found else as_new(config, head, tensors, str(to), known, processor)
+    if known is not None and not found:
+        if known.get("names"):
+            notes = [*notes, "its names are not put back as the file had them, for the model has changed"]
+        if known["outside"]:
+            notes = [*notes, f"{len(known['outside'])} tensors of the file, not of this model, are left out"]
     if found:  # as the file was: without the configuration that was made for it
         checkpoint = replace(checkpoint, config=known["config"])  # type: ignore[index]  # where it came from
     with new_folder(output) as target:

@@ -139,7 +139,8 @@ class TransformersSource(Source):
         return list(self.differs)
 
     def read_processor(self, checkpoint: Checkpoint) -> dict[str, Any] | None:
-        return image_processor(checkpoint.processor, self.processor)
+        tower = checkpoint.config.get("vision_config") or checkpoint.config
+        return image_processor(checkpoint.processor, self.processor, tower.get("num_channels", 3))
 
     def build(self, checkpoint: Checkpoint) -> Any:
         config = self.their_config(checkpoint)

@@ -52,6 +52,9 @@ def rename(rows: Any, old: str, new: str) -> Any:
     return rows.rename_column(old, new)
 
 
+WITHOUT = "`label_column: {}` of `dataset: {}` has rows without a label: leave them out."
+
+
 def with_labels(splits: Splits, column: str | None, names: list[str] | None, dataset: str, needed: bool) -> Splits:
     features = features_of(first(splits), dataset)
     if column is None:
@@ -80,6 +83,9 @@ def with_labels(splits: Splits, column: str | None, names: list[str] | None, dat
             same = isinstance(kind, ClassLabel) and kind.names == classes
             if not same:
                 raise ValueError(mismatch(dataset, name, classes, getattr(kind, "names", None)))
+        for rows in splits.values() if needed else ():
+            if isinstance(rows, Dataset) and any(label is None or label < 0 for label in rows.unique("label")):
+                raise ValueError(WITHOUT.format(column, dataset))
         return splits
     return encoded(splits, column, names, dataset)
 
@@ -136,7 +142,7 @@ def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) 
         )
     values = {name: set(rows.unique("label")) for name, rows in splits.items()}
     if None in set().union(*values.values()):
-        raise ValueError(f"`label_column: {column}` of `dataset: {dataset}` has rows without a label: leave them out.")
+        raise ValueError(WITHOUT.format(column, dataset))
     if names is None:
         classes = sorted(first(values))
         texts = [str(value) for value in classes]

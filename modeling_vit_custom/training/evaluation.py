@@ -101,10 +101,13 @@ def recipe_on(dataset: str, checkpoint: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     trained_on = Path(settings["dataset"]).expanduser()
-    same = trained_on.resolve() == place.resolve() or (not trained_on.exists() and trained_on.name == place.name)
-    if not same:
+    if trained_on.resolve() == place.resolve():
+        why = "is what this model was trained on"
+    elif not trained_on.exists() and trained_on.name == place.name:
+        why = f"has the name of what this model was trained on, {trained_on}, which is not there"
+    else:
         return None
-    print(f"{dataset} is what this model was trained on: what that run held out is evaluated, or `--split all`.")
+    print(f"{dataset} {why}: what that run held out of it is evaluated; `--split all` takes everything.")
     return settings | {"dataset": dataset}
 
 

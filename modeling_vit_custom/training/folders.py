@@ -1,4 +1,5 @@
-"""What lies in a folder, or fits a pattern: each file is found, or named with the reason why it is left out."""
+"""What lies in a folder, or fits a pattern. Each file is found, or named with the reason why it is left out; hidden
+files, and those that file managers leave, need no word."""
 
 import os
 import stat

@@ -22,4 +22,4 @@ def inside_run(name: str) -> str:
     """A checkpoint's folder as it is, of a run's folder the checkpoint in it."""
     folder = Path(name).expanduser()
     is_run = not (folder / "config.json").is_file() and (folder / "checkpoint/config.json").is_file()
-    return str(folder / "checkpoint") if is_run else name
+    return str(folder / "checkpoint" if is_run else folder) if is_run or name.startswith("~") else name

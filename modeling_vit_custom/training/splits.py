@@ -108,7 +108,8 @@ def cut(rows: Any, seed: int, share: float, dataset: str, group_column: str | No
         )
         sides = [Chosen(seed, share, held, group_column) for held in (False, True)]
         return IterableDatasetDict(train=rows.filter(sides[0]), test=rows.filter(sides[1]))
-    by = "label" if isinstance(rows.features.get("label"), ClassLabel) else None
+    labelled = isinstance(rows.features.get("label"), ClassLabel)
+    by = "label" if labelled and all(label is not None and label >= 0 for label in rows.unique("label")) else None
     labels = np.asarray(rows["label"] if by else np.zeros(len(rows), int))
     counts = np.bincount(labels)
     num_classes, num_held = np.count_nonzero(counts), int(np.ceil(share * len(rows)))
