@@ -24,6 +24,7 @@ from transformers import AutoModelForSemanticSegmentation
 from transformers import AutoModelForZeroShotImageClassification
 
 from .configuration_dual_encoder import ViTCustomDualEncoderConfig
+from .configuration_presets import list_presets
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_detection import ViTCustomForObjectDetection
 from .modeling_dual_encoder import ViTCustomDualEncoder
@@ -64,4 +65,5 @@ __all__ = [
     "ViTCustomForSemanticSegmentation",
     "ViTCustomModel",
     "ViTCustomPreTrainedModel",
+    "list_presets",
 ]

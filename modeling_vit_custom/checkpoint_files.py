@@ -51,6 +51,7 @@ DUAL_ENCODER_AUTO_MAP = {
 }
 SHIPPED_FILES = (
     "near_names.py",
+    "configuration_presets.py",
     "checkpoint_files.py",
     "configuration_checks.py",
     "configuration_heads.py",

@@ -33,6 +33,7 @@ from .configuration_heads import HeadFields
 from .configuration_keys import refuse_foreign
 from .configuration_keys import refuse_slips
 from .configuration_keys import warn_of_unknown_keys
+from .configuration_presets import ConfigPresets
 from .configuration_stages import StageConfig
 from .configuration_vit_custom import ViTCustomConfig
 from .near_names import near_miss
@@ -46,7 +47,7 @@ WORDS = {
 
 @in_sentences
 @strict
-class ViTCustomDualEncoderConfig(OwnFolders, PretrainedConfig):
+class ViTCustomDualEncoderConfig(ConfigPresets, OwnFolders, PretrainedConfig):
     r"""An image tower of ours and a text tower of transformers', trained to agree on which caption is whose; by default
     ViT-B/16 and CLIP's text model ("Learning Transferable Visual Models From Natural Language Supervision").
 

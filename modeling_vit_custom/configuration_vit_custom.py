@@ -32,6 +32,7 @@ from .configuration_heads import without_defaults
 from .configuration_keys import refuse_foreign
 from .configuration_keys import refuse_slips
 from .configuration_keys import warn_of_unknown_keys
+from .configuration_presets import ConfigPresets
 from .configuration_stages import StageConfig
 from .configuration_stages import grid_at
 from .configuration_stages import make_stages
@@ -40,7 +41,7 @@ from .near_names import near_miss
 
 @in_sentences
 @strict
-class ViTCustomConfig(HeadFields, OwnFolders, BackboneConfigMixin, PretrainedConfig):
+class ViTCustomConfig(ConfigPresets, HeadFields, OwnFolders, BackboneConfigMixin, PretrainedConfig):
     r"""A Vision Transformer as data; by default ViT-B/16 at 224 pixels ("An Image is Worth 16x16 Words", table 1).
 
     Args:

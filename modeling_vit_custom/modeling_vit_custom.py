@@ -33,6 +33,7 @@ from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields  # for transformers, which copies what an entry names
 from .configuration_keys import unknown_keys
+from .configuration_presets import ModelPresets
 from .configuration_stages import grid_at
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt
@@ -55,7 +56,7 @@ from .modeling_stages import ViTCustomStage
 from .near_names import near_miss
 
 
-class ViTCustomPreTrainedModel(CheckedArguments, PreTrainedModel):
+class ViTCustomPreTrainedModel(CheckedArguments, ModelPresets, PreTrainedModel):
     """Initial weights, loading, and what transformers asks of a model."""
 
     config: ViTCustomConfig
@@ -231,9 +232,8 @@ class ViTCustomForImageClassification(ViTCustomPreTrainedModel):
         if self.distillation_classifier is not None:
             token = outputs.last_hidden_state[:, self.config.prefix_tokens.index("distillation")]
             heads.append(self.distillation_classifier(self.vit.pooled_norm(token)))
-        loss = None
-        if labels is not None:
-            loss = sum(self.loss_function(labels, logits, self.config, **kwargs) for logits in heads) / len(heads)
+        losses = (self.loss_function(labels, logits, self.config, **kwargs) for logits in heads)
+        loss = None if labels is None else sum(losses) / len(heads)
         cls_logits, distillation_logits = heads if len(heads) == 2 else (None, None)
         answer = ViTCustomImageClassifierOutput(
             loss=loss,

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "modeling_vit_custom"
 # Each core file, and the core files that it may import: the flow goes one way.
 FLOW = {
     "near_names": set(),
+    "configuration_presets": {"near_names"},
     "configuration_keys": {"near_names"},
     "checkpoint_files": {"configuration_checks", "configuration_keys"},
     "configuration_heads": set(),
@@ -27,6 +28,7 @@ FLOW = {
         "configuration_checks",
         "configuration_heads",
         "configuration_keys",
+        "configuration_presets",
         "configuration_stages",
         "near_names",
     },
@@ -60,6 +62,7 @@ FLOW["configuration_dual_encoder"] = FLOW["configuration_vit_custom"] | {"config
 FLOW["modeling_dual_encoder"] |= {"configuration_dual_encoder", "modeling_contrastive"}
 FLOW["__init__"] = {
     "configuration_dual_encoder",
+    "configuration_presets",
     "configuration_vit_custom",
     "modeling_detection",
     "modeling_dual_encoder",

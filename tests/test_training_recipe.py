@@ -158,7 +158,7 @@ def test_a_path_that_is_no_file_gets_a_sentence(tmp_path):
         ("", "image_size", "write it under `config_overrides`."),
         ("", "image_mean", "write it under `processor_overrides`."),
         ("", "num_classes", "the data tell how many classes there are, and their names: leave it out."),
-        ("", "preset", "write the fields of configs/models/NAME.json under `config_overrides`, or give"),
+        ("", "backbone", "name a published model as `preset`, or a checkpoint as `init_from`."),
         ("", "patience", "`python scripts/train.py --help` lists them all."),
         ("", "as", "`python scripts/train.py --help` lists them all."),
         ("", "resize", "`python scripts/train.py --help` lists them all."),

@@ -19,6 +19,7 @@ from transformers import HfArgumentParser
 from transformers import TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
+from ..configuration_presets import list_presets
 from ..configuration_vit_custom import ViTCustomConfig
 from ..near_names import near_miss
 from .data import DATASETS
@@ -70,6 +71,10 @@ class ModelArguments:
     model_type: str = field(default=OWN, metadata={"help": "another classifier of transformers, such as resnet"})
     init_from: str | None = field(
         default=None, metadata={"help": "a checkpoint, a run or a name on the Hub, to go on from"}
+    )
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "a published model with new weights: deit_tiny_patch16_224 ..."},
     )
     config_overrides: dict = field(default_factory=dict, metadata={"help": "fields of the configuration"})
     processor_overrides: dict = field(default_factory=dict, metadata={"help": "settings of the image processor"})
@@ -215,6 +220,12 @@ def refuse_names(settings: dict[str, Any], path: str | Path):
             near = near_miss(name, names)
             choice = others or f"choose {' or '.join(names) if len(names) == 2 else 'one of ' + ', '.join(names)}."
             raise ValueError(f"{path} has `{key}: {name}`: {f'did you mean `{near}`?' if near else choice}")
+    if settings.get("preset") and settings["preset"] not in (names := list_presets()):
+        near = near_miss(settings["preset"], names, most=3)
+        raise ValueError(
+            f"{path} has `preset: {settings['preset']}`: "
+            + (f"did you mean `{near}`?" if near else "`modeling_vit_custom.list_presets()` has the names.")
+        )
     dataset = settings["dataset"]
     is_place = dataset.startswith(("/", "./", "../", "~")) or dataset.count("/") > 1 or "\\" in dataset
     is_pattern = any(letter in dataset for letter in "*?[") or "://" in dataset

@@ -64,7 +64,7 @@ USUAL = {
     for word in words.split()
 }
 CLASSES = "the data tell how many classes there are, and their names: leave it out."
-PRESET = "write the fields of configs/models/NAME.json under `config_overrides`, or give a folder as `init_from`."
+PRESET = "name a published model as `preset`, or a checkpoint as `init_from`."
 GPU = "a GPU is used where there is one; `use_cpu: true` says otherwise."
 LOGS = "what trackers write comes into the run's folder; `report_to` chooses them."
 MODEL = "this is a model's configuration: write it under `config_overrides` of a recipe."
@@ -75,7 +75,7 @@ SAID |= dict.fromkeys("logging_dir log_dir logdir tensorboard_dir".split(), LOGS
 SAID |= dict.fromkeys("overwrite overwrite_output_dir".split(), "add `--overwrite` to the command.")
 SAID |= {"min_lr": "set `lr_scheduler_type: cosine_with_min_lr` and `lr_scheduler_kwargs: {min_lr: ...}`."}
 SAID |= {"architectures": MODEL, "auto_map": MODEL}
-SAID |= dict.fromkeys("preset model model_name arch architecture variant backbone".split(), PRESET)
+SAID |= dict.fromkeys("model model_name arch architecture variant backbone".split(), PRESET)
 
 
 def split_options(arguments: Sequence[str]) -> list[tuple[str, str]]:

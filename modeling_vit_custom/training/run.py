@@ -17,6 +17,7 @@ from transformers import EvalPrediction
 from transformers import PreTrainedModel
 from transformers import set_seed
 
+from ..configuration_presets import read_preset
 from .adapters import add_lora
 from .adapters import merge
 from .averaging import WeightAverage
@@ -43,6 +44,7 @@ from .tasks import TASKS
 from .trainer import ViTCustomTrainer
 
 CLASSES = ("num_labels", "id2label", "label2id")
+OF_CLASSES = (*CLASSES, "architectures", "mask_norm", "model_type")
 
 
 @dataclass
@@ -171,9 +173,17 @@ def new_model(recipe: Recipe, task: Task, splits: DatasetDict) -> PreTrainedMode
     """A new one; of another kind, to compare with or to learn from."""
     model = recipe.model
     if not model.is_foreign:
-        return task.model_class(task.config(splits, model.config_overrides))
+        return task.model_class(task.config(splits, of_preset(recipe, task) | model.config_overrides))
     config = AutoConfig.for_model(model.model_type, **task.labels(splits) | model.config_overrides)
     return AutoModelForImageClassification.from_config(config)
+
+
+def of_preset(recipe: Recipe, task: Task) -> dict[str, Any]:
+    """The fields of the recipe's preset, without those of its classes."""
+    if recipe.model.preset is None:
+        return {}
+    fields = read_preset(recipe.model.preset, task.config_class.model_type)
+    return {key: value for key, value in fields.items() if key not in OF_CLASSES}
 
 
 def refuse_pairs(recipe: Recipe):
@@ -187,6 +197,12 @@ def refuse_pairs(recipe: Recipe):
         (
             model.is_foreign and model.task != "image-classification",
             f"`task: {model.task}` and `model_type: {model.model_type}`, which is for image classification",
+        ),
+        (model.preset and model.init_from, "`preset` and `init_from`: a checkpoint has a configuration of its own"),
+        (model.preset and model.is_foreign, "`preset` and `model_type`: presets are of this package's models"),
+        (
+            model.preset and model.task == "image-text",
+            "`preset` and `task: image-text`: the captions decide on the text tower",
         ),
         (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
         (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
