@@ -42,8 +42,8 @@ def list_presets(pattern: str = "*") -> list[str]:
     return [name for name in preset_files() if fnmatchcase(name, pattern)]
 
 
-def read_preset(name: str, model_type: str) -> dict[str, Any]:
-    """The fields of a preset for a configuration of this `model_type`.
+def read_preset(name: str, wanted: str) -> dict[str, Any]:
+    """The fields of a preset, which is for the `model_type` that is wanted.
 
     Raises:
         ValueError: there is no such preset, or it is one of another configuration.
@@ -55,8 +55,9 @@ def read_preset(name: str, model_type: str) -> dict[str, Any]:
         fix = f"did you mean {near!r}?" if near else "`list_presets()` has the names."
         raise ValueError(f"There is no preset {name!r}: {fix}")
     fields = json.loads(files[name].read_text(encoding="utf-8"))
-    if fields["model_type"] != model_type:
-        raise ValueError(f"The preset {name!r} has the model type {fields['model_type']}, and this class {model_type}.")
+    found = fields["model_type"]
+    if found != wanted:
+        raise ValueError(f"The preset {name!r} has the model type {found}, and this class {wanted}.")
     return fields
 
 

@@ -35,6 +35,7 @@ from .configuration_checks import pair
 from .configuration_dual_encoder import ViTCustomDualEncoderConfig
 from .configuration_heads import HeadFields
 from .configuration_keys import unknown_keys
+from .configuration_presets import ModelPresets
 from .configuration_stages import StageConfig
 from .configuration_vit_custom import ViTCustomConfig
 from .modeling_adapting import adapt

@@ -32,6 +32,7 @@ from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields
 from .configuration_keys import unknown_keys
+from .configuration_presets import ModelPresets
 from .configuration_stages import DecoderSettings
 from .configuration_stages import grid_at
 from .configuration_stages import make_decoder

@@ -30,6 +30,7 @@ from .checkpoint_files import check_loading
 from .configuration_checks import pair
 from .configuration_heads import HeadFields
 from .configuration_keys import unknown_keys
+from .configuration_presets import ModelPresets
 from .configuration_stages import DecoderSettings
 from .configuration_stages import make_decoder
 from .configuration_vit_custom import ViTCustomConfig
@@ -226,13 +227,12 @@ class ViTCustomForSemanticSegmentation(ViTCustomPreTrainedModel):
         return_dict = kwargs.pop("return_dict", self.config.return_dict)  # type: ignore[typeddict-item]
         parts = same_size_parts(pixel_values, pixel_mask)
         results = [(index, *self.segment(images, **kwargs)) for index, images in parts]
-        outputs = results[0][2]
+        _, logits, outputs = results[0]
         if len(parts) > 1 and (outputs.hidden_states or outputs.attentions):
             raise ValueError(
                 "Images of several sizes have hidden states and attentions of several shapes: ask for them without "
                 "`pixel_mask`, one size at a time."
             )
-        logits = results[0][1]
         if pixel_mask is not None:
             height, width = pixel_values.shape[2:]
             room = [(0, width - part.shape[3], 0, height - part.shape[2]) for _, part, _ in results]

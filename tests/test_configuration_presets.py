@@ -19,6 +19,7 @@ from modeling_vit_custom import ViTCustomDualEncoderConfig
 from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom import list_presets
 from modeling_vit_custom.training import read_recipe
+from modeling_vit_custom.training import train
 from modeling_vit_custom.training.data import DATASETS
 from modeling_vit_custom.training.run import new_model
 from modeling_vit_custom.training.tasks import TASKS
@@ -157,3 +158,19 @@ def test_a_recipes_preset_has_the_classes_of_the_data(tmp_path):
 def test_a_recipes_slip_is_told_before_the_data_are_read(settings, sentence, tmp_path):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         recipe(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (dict(init_from="runs/mae"), "`preset` and `init_from`: a checkpoint has a configuration of its own"),
+        (dict(model_type="resnet"), "`preset` and `model_type`: presets are of this package's models"),
+        (
+            dict(task="zero-shot-image-classification"),
+            "`preset` and `task: zero-shot-image-classification`: the captions decide on the text tower",
+        ),
+    ],
+)
+def test_what_a_preset_does_not_go_with_is_told_before_the_data_are_read(settings, sentence, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(f"sets {sentence}, so leave one of them out.")):
+        train(recipe(tmp_path, preset="deit_tiny_patch16_224", **settings))

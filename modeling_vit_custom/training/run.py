@@ -201,8 +201,8 @@ def refuse_pairs(recipe: Recipe):
         (model.preset and model.init_from, "`preset` and `init_from`: a checkpoint has a configuration of its own"),
         (model.preset and model.is_foreign, "`preset` and `model_type`: presets are of this package's models"),
         (
-            model.preset and model.task == "image-text",
-            "`preset` and `task: image-text`: the captions decide on the text tower",
+            model.preset and model.task == "zero-shot-image-classification",
+            f"`preset` and `task: {model.task}`: the captions decide on the text tower",
         ),
         (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
         (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
