@@ -37,6 +37,7 @@ from modeling_vit_custom.training.evaluation import ALL
 from modeling_vit_custom.training.evaluation import CLASSES
 from modeling_vit_custom.training.evaluation import evaluate
 from modeling_vit_custom.training.evaluation import is_whole
+from modeling_vit_custom.training.evaluation import load_again
 from modeling_vit_custom.training.evaluation import load_checkpoint
 from modeling_vit_custom.training.evaluation import recipe_for_evaluation
 from modeling_vit_custom.training.evaluation import recipe_of_run
@@ -45,7 +46,6 @@ from modeling_vit_custom.training.evaluation import why_not
 from modeling_vit_custom.training.evaluation import with_classes_of
 from modeling_vit_custom.training.naming import inside_run
 from modeling_vit_custom.training.recipe_values import read_settings
-from modeling_vit_custom.training.run import load_data
 
 CLASS_FIGURES = ("accuracy", "top_5_accuracy", "ece")
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> Path | None:
         recipe = recipe_for_evaluation(settings, Path(work))
         with recipe.training.main_process_first(desc="loading the data"):
             whole = False if kinds else is_whole(arguments.dataset, arguments.split, own is not None)
-            splits = load_data(recipe, whole)
+            splits = load_again(recipe, whole, bool(settings.get("streaming")), checkpoint if was else None)
         dataset, split = recipe.data.dataset, ALL if ALL in splits else arguments.split
         if split not in splits:
             raise ValueError(f"`--split {split}` is none of `dataset: {dataset}`: choose one of {', '.join(splits)}.")

@@ -2,6 +2,8 @@
 theirs.
 """
 
+import atexit
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -26,6 +28,7 @@ servers: list[ForkServer] = []  # at most one
 def server() -> ForkServer:
     if not servers:
         work = Path(tempfile.mkdtemp(prefix="probe.")).resolve()
+        atexit.register(shutil.rmtree, work, ignore_errors=True)
         (work / "tmp").mkdir()
         servers.append(ForkServer(PRELOAD, work, doctor.environment(work), "-P", "-s"))
     return servers[0]

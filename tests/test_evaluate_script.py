@@ -11,7 +11,10 @@ from PIL import Image
 from modeling_vit_custom import ViTCustomModel
 from modeling_vit_custom.training import data
 from modeling_vit_custom.training.evaluation import is_whole
+from modeling_vit_custom.training.evaluation import load_again
+from modeling_vit_custom.training.evaluation import recipe_for_evaluation
 from modeling_vit_custom.training.evaluation import recipe_on
+from modeling_vit_custom.training.run import load_data
 from scripts import evaluate_checkpoint
 from scripts import train
 from tests.forking import in_two_processes
@@ -136,6 +139,13 @@ def test_the_folder_of_a_run_is_not_taken_for_a_new_one(tmp_path, capsys):
     run.mkdir()
     (run / "metrics.json").write_text(json.dumps(dict(reached={}, recipe_text=f"dataset: {folder}\nsplit_seed: 3")))
     assert recipe_on(str(tmp_path), str(run / "checkpoint")) is None
+    for name in ("owner/pets", "shards/*.parquet", "sklearn_digits"):
+        told = dict(reached={}, recipe_text=f"dataset: {name!r}\nsplit_seed: 5")
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other/metrics.json").write_text(json.dumps(told))
+        assert recipe_on(name, str(tmp_path / "other/checkpoint"))["split_seed"] == 5
+        assert recipe_on("owner/dogs", str(tmp_path / "other/checkpoint")) is None
+    capsys.readouterr()
     assert recipe_on(str(folder), str(run / "checkpoint"))["split_seed"] == 3
     assert f"{folder} is what this model was trained on: what that run held out" in capsys.readouterr().out
     moved = folder.rename(tmp_path / "moved").rename(tmp_path / "run/pets")
@@ -212,3 +222,16 @@ def test_probes_want_classes(runs, tmp_path, monkeypatch):
     arguments = [str(runs["masked-image-modeling"] / "checkpoint"), "--recipe", str(tmp_path / "recipe.yaml"), "--knn"]
     with pytest.raises(ValueError, match="`dataset: no_classes` has no classes, which probes need"):
         evaluate_checkpoint.main(arguments)
+
+
+def test_data_that_are_not_as_many_as_they_were_are_told(tmp_path, capsys):
+    folder = ten_digits(tmp_path / "pets", ["a", "b"])
+    run = tmp_path / "run"
+    run.mkdir()
+    now = load_data(recipe_for_evaluation(dict(dataset=str(folder)), tmp_path))
+    for learned, held_out in ((len(now["train"]), len(now["test"])), (99, 9)):
+        (run / "metrics.json").write_text(json.dumps(dict(num_train_images=learned, num_test_images=held_out)))
+        recipe = recipe_for_evaluation(dict(dataset=str(folder)), tmp_path)
+        load_again(recipe, False, False, str(run / "checkpoint"))
+        told = "when this model was trained it was 99 and 9: it may have been trained on some of those"
+        assert (told in capsys.readouterr().out) is (learned == 99)

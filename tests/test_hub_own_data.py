@@ -23,6 +23,7 @@ from modeling_vit_custom.hub import pull
 from modeling_vit_custom.hub import stage
 from modeling_vit_custom.hub import write_card
 from modeling_vit_custom.hub.origins import name_of
+from modeling_vit_custom.hub.origins import names_files
 from modeling_vit_custom.hub.origins import public
 from modeling_vit_custom.hub.remote import in_a_sentence
 from modeling_vit_custom.training.images import OTHERWISE
@@ -196,7 +197,7 @@ def test_paths_go_from_wherever_they_stand(home, monkeypatch):
     told = origins(resolved, recipe=THEIRS, built_in=False)
     assert yaml.safe_load(told["recipe_text"]) == dict(
         dataset="my birds",
-        dataset_settings=dict(data_files=dict(train=["one", "(a picture)"])),
+        dataset_settings=dict(data_files=dict(train=["(own files)", "(own files)"])),
         init_from="./runs/mae",
         distillation=dict(teacher="timm:big", kind="hard"),
         output_dir="runs/out",
@@ -400,3 +401,23 @@ def test_the_check_looks_into_a_run_and_asks_which_of_several_checkpoints(run, t
         (tmp_path / f"checkpoint-{step}/config.json").write_text("{}")
     with pytest.raises(HubProblem, match=r"no config\.json: name one of its sub-folders: checkpoint-3, checkpoint-6"):
         checkpoint_of(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["patients/anna_smith/train", "patients/anna_smith.parquet"])
+def test_places_of_ones_own_in_data_files_stay_here(place):
+    settings = dict(data_files={"train": place, "test": [place]}, held_out="test")
+    resolved = dict(dataset="patients", dataset_settings=settings)
+    told = origins(resolved, recipe=THEIRS, built_in=False)
+    assert "anna" not in told["recipe_text"]
+    assert "(own files)" in told["recipe_text"]
+    assert "anna" not in public_command(["train.py", "--dataset_settings", json.dumps(settings)], resolved, "patients")
+
+
+@pytest.mark.parametrize(
+    "ending",
+    """jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff heic heif hif avif avifs jxl jp2 j2k j2c jpc jpx ppm pgm pbm
+    pnm tga ico icns mpo psd dds pcx sgi xbm xpm dng cr2 nef arw""".split(),
+)
+def test_pictures_files_are_known_by_their_ending(ending):
+    assert names_files(f"see anna_smith.{ending.upper()}")
+    assert public(f"see anna_smith.{ending}, there") == "see (a picture), there"

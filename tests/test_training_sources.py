@@ -513,3 +513,77 @@ def test_rows_without_a_label_are_refused_where_labels_count_and_divided_where_n
             load_source(str(place), **settings, needs_label=True)
         splits = load_source(str(place), **settings, needs_label=False)
         assert {name: len(rows) for name, rows in splits.items()} == {"train": 16, "test": 4}
+
+
+def table(tmp_path, column: str, values: list) -> Path:
+    """Pictures of their own, and a metadata.csv with a column."""
+    for number in range(len(values)):
+        Image.fromarray(noise(4, 4, 3, seed=number)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png,{value}" for number, value in enumerate(values)]
+    (tmp_path / "metadata.csv").write_text("\n".join([f"file_name,{column}", *lines]))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["01", "02", "10"], ["01", "02", "10"]),
+        (["1", "2", "10"], ["1", "2", "10"]),
+        (["None", "NA", "crack"], ["NA", "None", "crack"]),
+        (["True", "False", "True"], ["false", "true"]),
+    ],
+)
+def test_labels_of_a_table_are_what_is_written(values, classes, tmp_path):
+    folder = table(tmp_path, "kind", values * 4)
+    splits = load_source(str(folder), settings={}, label_column="kind")
+    kind = splits["train"].features["label"]
+    assert kind.names == classes
+    told = {kind.int2str(label).lower() for rows in splits.values() for label in rows["label"]}
+    assert told == {name.lower() for name in values}
+
+
+def test_numbers_of_a_table_stay_numbers_and_what_is_empty_is_none(tmp_path):
+    rows = load_source(str(table(tmp_path, "a,b,c", ["7,0.5,", "8,1e-3,x"] * 4)), settings={}, needs_label=False)[
+        "train"
+    ]
+    assert {(row["a"], row["b"], row["c"]) for row in rows.remove_columns("image").with_format(None)} == {
+        (7, 0.5, None),
+        (8, 1e-3, "x"),
+    }
+
+
+def saved_splits(place: Path, **sizes: int) -> str:
+    kinds = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    made = {}
+    for name, size in sizes.items():
+        pictures = [Image.fromarray(noise(4, 4, 3, seed=number)) for number in range(size)]
+        labels = [number % 2 for number in range(size)]
+        made[name] = Dataset.from_dict({"image": pictures, "label": labels}, features=kinds)
+    DatasetDict(made).save_to_disk(place)
+    return str(place)
+
+
+def test_no_split_goes_without_a_word(tmp_path, capsys):
+    assert len(load_source(saved_splits(tmp_path / "a", train=8, Test=3), settings={})["test"]) == 3
+    with pytest.raises(ValueError, match="has holdout beside train: say which is held out, by `held_out: holdout`"):
+        load_source(saved_splits(tmp_path / "b", train=8, holdout=3), settings={})
+    assert len(load_source(str(tmp_path / "b"), settings={"held_out": "holdout"})["test"]) == 3
+    load_source(saved_splits(tmp_path / "c", train=8, test=3, extra=5), settings={})
+    assert "left out are the splits extra." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group_column", [None, "patient"])
+def test_what_a_stream_holds_out_is_found_again_without_one(group_column, tmp_path):
+    folder = table(tmp_path, "kind,patient", [f"{'ab'[n % 2]},{n // 3}" for n in range(30)])
+    asked = dict(settings={"class_names": ["a", "b"]}, label_column="kind", group_column=group_column, split_seed=4)
+    stream = load_source(str(folder), streaming=True, **asked)
+    again = load_source(str(folder), as_stream=True, **asked)
+    for name in ("train", "test"):
+        rows = [row["label"] for row in stream[name]]
+        assert rows == again[name]["label"]
+        assert 0 < len(rows) < 30
+
+
+def test_stems_are_of_names_that_are_there(tmp_path):
+    with pytest.raises(ValueError, match="`group_column: stem` goes by files' names, which are not there"):
+        load_source(saved_splits(tmp_path / "a", train=9), settings={}, group_column="stem")

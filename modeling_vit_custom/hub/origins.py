@@ -27,7 +27,11 @@ SAYS_NOTHING = re.compile(
 )
 HOMES = ("/home", "/Users")
 FILES = (".parquet", ".arrow", ".tar")
-PICTURE_FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|hei[cf]|avif|jp2|ppm|pgm|dng|cr2|nef)\b", re.IGNORECASE)
+PICTURE_FILE = re.compile(
+    r"\.(jpe?g|jpe|jfif|jp[2cfx]|j2[ck]|a?png|webp|gif|bmp|dib|tiff?|hei[cf]s?|hif|avifs?|jxl|p[bgnp]m|pfm|tga|ico|icns|icb"
+    r"|vda|vst|mpo|psd|dds|pcx|dcx|sgi|rgba?|bw|ras|qoi|xbm|xpm|dng|cr2|nef|arw)\b",
+    re.IGNORECASE,
+)
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 MACHINE = re.compile(r"~[\w.-]*([\\/]|$)|[A-Za-z]:[\\/]|[\\/]|file:|(.*[\\/])?\.\.([\\/]|$)")
 WITHIN = re.compile(  # such a path amid other words
@@ -88,10 +92,20 @@ def public_command(words: Sequence[str], resolved: dict[str, Any], dataset: str)
 def local_names(resolved: dict[str, Any], dataset: str) -> dict[str, str]:
     """{what the recipe says: what is told}; a relative path gets a dot before it, else it would read as a Hub name."""
     names = {str(resolved["dataset"]): dataset}
+    if is_local(resolved["dataset"], resolved.get("dataset_settings")):
+        names |= dict.fromkeys(texts_in(resolved.get("dataset_settings", {}).get("data_files")), "(own files)")
     for place in (resolved.get("init_from"), (resolved.get("distillation") or {}).get("teacher")):
         if place and not MACHINE.match(place) and HUB_NAME.fullmatch(place) and Path(place).exists():
             names[place] = f"./{place}"
     return names
+
+
+def texts_in(value: Any) -> list[str]:
+    """At any depth."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return [text for part in parts for text in texts_in(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def public(value: Any, names: dict[str, str] | None = None) -> Any:

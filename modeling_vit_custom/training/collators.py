@@ -39,13 +39,13 @@ class Numbered(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"index": index, **self.rows[index], "epoch": int(self.epoch)}
+        return {**self.rows[index], "index": index, "epoch": int(self.epoch)}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch at once, which a `datasets.Dataset` reads twice as fast."""
         read, epoch = getattr(self.rows, "__getitems__", None), int(self.epoch)
         rows = read(indices) if read else [self.rows[index] for index in indices]
-        return [{"index": i, **row, "epoch": epoch} for i, row in zip(indices, rows, strict=True)]
+        return [{**row, "index": i, "epoch": epoch} for i, row in zip(indices, rows, strict=True)]
 
 
 def refuse_infinite(images: Sequence[torch.Tensor] | torch.Tensor, rows: list[dict[str, Any]]):

@@ -145,8 +145,9 @@ def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) 
         raise ValueError(WITHOUT.format(column, dataset))
     if names is None:
         classes = sorted(first(values))
-        texts = [str(value) for value in classes]
-        others = {str(value) for found in values.values() for value in found}
+        write = (lambda value: str(value).lower()) if kind.dtype == "bool" else str  # as Arrow writes a bool
+        texts = [write(value) for value in classes]
+        others = {write(value) for found in values.values() for value in found}
     else:
         texts = [str(name) for name in names]
         others = {

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 from .collators import Numbered
 from .recipe import Recipe
 from .recipe import read_recipe
+from .run import load_data
 from .task import Task
 from .tasks import TASKS
 from .trainer import ViTCustomTrainer
@@ -94,21 +95,37 @@ def recipe_on(dataset: str, checkpoint: str) -> dict[str, Any] | None:
     classes are those to evaluate by. A folder of the same name counts where the old one is gone.
     """
     place = Path(dataset).expanduser()
-    if not place.exists():
-        return None
     try:
         settings = recipe_of_run(checkpoint)[0]
     except FileNotFoundError:
         return None
     trained_on = Path(settings["dataset"]).expanduser()
-    if trained_on.resolve() == place.resolve():
+    if settings["dataset"] == dataset or (place.exists() and trained_on.resolve() == place.resolve()):
         why = "is what this model was trained on"
-    elif not trained_on.exists() and trained_on.name == place.name:
+    elif place.exists() and not trained_on.exists() and trained_on.name == place.name:
         why = f"has the name of what this model was trained on, {trained_on}, which is not there"
     else:
         return None
     print(f"{dataset} {why}: what that run held out of it is evaluated; `--split all` takes everything.")
     return settings | {"dataset": dataset}
+
+
+def load_again(recipe: Recipe, whole: bool | None, as_stream: bool, checkpoint: str | None) -> DatasetDict:
+    """As `load_data`. Of the run that made a checkpoint it is said where the data are not as many as they were, so that
+    another part is held out.
+    """
+    splits = load_data(recipe, whole, as_stream)
+    if checkpoint is None or whole is not False:
+        return splits
+    told = json.loads((Path(checkpoint).resolve().parent / "metrics.json").read_text(encoding="utf-8"))
+    then = told.get("num_train_images"), told.get("num_test_images")
+    now = len(splits["train"]), len(splits["test"])
+    if None not in then and then != now:
+        print(
+            f"The data have {now[0]} images to train on and {now[1]} held out; when this model was trained it was "
+            f"{then[0]} and {then[1]}: it may have been trained on some of those that are held out now."
+        )
+    return splits
 
 
 def is_whole(dataset: str | None, split: str, of_the_run: bool) -> bool | None:
@@ -147,7 +164,8 @@ def why_not(task: Task | None, config: Any, splits: Any, recipe: Recipe) -> str 
         return f"The model is for {task.name}, the data were read for {recipe.model.task}"
     if lacking := [name for name in task.columns if name not in splits["train"].column_names]:
         return f"`dataset: {dataset}` has no {', '.join(lacking)}, which {task.name} needs"
-    names, own = task.class_names(splits), list((config.id2label or {}).values())
+    names = [normalize("NFC", name) for name in task.class_names(splits)]
+    own = [normalize("NFC", name) for name in (config.id2label or {}).values()]
     strange = [name for name in names if name not in own]
     if strange and len(strange) < len(names):
         return f"`dataset: {dataset}` has classes that the model has not ({', '.join(strange[:5])})"

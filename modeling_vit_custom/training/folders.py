@@ -81,6 +81,8 @@ def walk(root: Path, enters: Callable[[Parts], bool] = lambda parts: True) -> Li
             except UnicodeEncodeError:
                 found.leave_out("whose names are no UTF-8", inside)
                 continue
+            except PermissionError as error:
+                raise PermissionError(f"The folder {folder} cannot be entered: permit it, or move it away.") from error
             except OSError:
                 found.leave_out("broken links", inside)
                 continue

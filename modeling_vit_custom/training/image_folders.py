@@ -94,9 +94,9 @@ def pictures(
     else:
         chosen = {name: splits[old] for name, old in names.items()}
         made = folder_rows(chosen, next(iter(found.values())), dataset, needs_label)
+    tell(dataset, list(found.values()), made.said)
     if empty := [name for name, rows in made.splits.items() if not rows]:
         raise ValueError(f"The split {empty[0]} of `dataset: {dataset}` is empty: point to another.")
-    tell(dataset, list(found.values()), made.said)
     kind = IterableDatasetDict if streaming else DatasetDict
     return kind({name: made.dataset(name, streaming) for name in made.splits})
 

@@ -89,7 +89,7 @@ def kind_of(levels: np.ndarray, mode: str) -> str:
 
 
 def count_otherwise(values: Iterable[Any]) -> dict[str, int]:
-    """How many pictures are of each of the kinds of OTHERWISE. Of most only the head is read; broken ones do not count.
+    """How many pictures are of each of the kinds of OTHERWISE. Most are not decoded; broken ones do not count.
 
     Args:
         values: as `load` takes them.

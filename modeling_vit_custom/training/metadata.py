@@ -41,7 +41,8 @@ def read_table(path: Path) -> Table:
     """
     try:
         if path.suffix == ".csv":
-            table = pa.Table.from_pandas(pd.read_csv(path), preserve_index=False)
+            texts = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+            table = pa.Table.from_pandas(texts.apply(meant), preserve_index=False)
         elif path.suffix == ".jsonl":
             table = pyarrow.json.read_json(str(path))
         else:
@@ -50,6 +51,16 @@ def read_table(path: Path) -> Table:
     except Exception as error:  # of any reader, deep inside
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"{path} cannot be read ({said}): repair it, or move it away.") from error
+
+
+def meant(texts: pd.Series) -> pd.Series:
+    """A column of a CSV file as numbers or truths where each text is one, as 7 and unlike 07; None where empty."""
+    there = texts.dropna()
+    if len(there) and there.str.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?").all():
+        return pd.to_numeric(texts)
+    if len(there) == len(texts) and there.isin(["True", "False"]).all():
+        return texts == "True"
+    return texts.astype(object).where(texts.notna(), None)
 
 
 def rows_of(tables: list[Table], known: dict[Path, Any]) -> list[tuple[Any, dict[str, Any]]]:

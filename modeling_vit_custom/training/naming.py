@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 ID_COLUMNS = ("image_id", "id", "index")  # what a row may be known by, the first that it has
 
@@ -14,7 +15,7 @@ def name_of(position: int, row: dict[str, Any]) -> str:
 
 def class_names(config: Any) -> list[str] | None:
     """Of a configuration; None where they are transformers' for classes without one."""
-    names = [str(config.id2label[index]) for index in sorted(config.id2label)]
+    names = [normalize("NFC", str(config.id2label[index])) for index in sorted(config.id2label)]
     return None if all(name == f"LABEL_{index}" for index, name in enumerate(names)) else names
 
 

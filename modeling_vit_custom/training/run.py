@@ -1,6 +1,7 @@
 """One recipe from start to end: data, model, Trainer, evaluation, the trivial baseline beside it."""
 
 import inspect
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,7 @@ from .tasks import TASKS
 from .trainer import ViTCustomTrainer
 
 CLASSES = ("num_labels", "id2label", "label2id")
+PLACE = re.compile(r"[/*?[]")  # of a data set that is none of ours: a path, a pattern, a name on the Hub
 OF_CLASSES = (*CLASSES, "architectures", "mask_norm", "model_type")
 
 
@@ -78,10 +80,10 @@ class Trained:
             self.processor.save_pretrained(folder)
 
 
-def load_data(recipe: Recipe, whole: bool | None = False) -> DatasetDict:
+def load_data(recipe: Recipe, whole: bool | None = False, as_stream: bool = False) -> DatasetDict:
     """
     Args:
-        whole: as in `load_source`.
+        whole, as_stream: as in `load_source`.
 
     Raises:
         ValueError: a data set that cannot be read as the recipe says, a setting that it has not, or columns that
@@ -100,7 +102,7 @@ def load_data(recipe: Recipe, whole: bool | None = False) -> DatasetDict:
         splits: Any = build(data.split_seed, Path(data.data_dir), **data.dataset_settings)
         if whole:
             splits["all"] = concatenate_datasets(list(splits.values()))
-    elif "/" not in data.dataset and not Path(data.dataset).exists():
+    elif not (PLACE.search(data.dataset) or "data_files" in data.dataset_settings or Path(data.dataset).exists()):
         raise ValueError(
             f"`dataset: {data.dataset}` is not built in: choose one of {', '.join(DATASETS)}, or write a folder, a "
             "file, or a Hub name as owner/name."
@@ -118,6 +120,7 @@ def load_data(recipe: Recipe, whole: bool | None = False) -> DatasetDict:
             corrupt=data.corrupt_images,
             needs_label="label" in TASKS[recipe.model.task].columns,
             whole=whole,
+            as_stream=as_stream,
         )
         if data.streaming:
             splits["test"] = in_memory(splits["test"], data.dataset, data.corrupt_images)

@@ -40,6 +40,7 @@ def load_source(
     corrupt: str = "fail",
     needs_label: bool = True,
     whole: bool | None = False,
+    as_stream: bool = False,
 ) -> Splits:
     """-> splits `train` and `test` with `image`, `label` where there are classes, and every other column.
 
@@ -58,6 +59,7 @@ def load_source(
             space or dot, as of patient12_3.png.
         corrupt: "fail" when such an image is met, or "skip": found by decoding all before training, in a stream in
             flight.
+        as_stream: no stream, but what a stream holds out where nothing is: for an evaluation of what learned from one.
         whole: nothing is held out: `train`, `test` and `all` are the rows of all splits; None: if there is one split.
 
     Raises:
@@ -94,7 +96,7 @@ def load_source(
     if whole:
         splits = DatasetDict(dict.fromkeys(("train", "test", "all"), splits["all"]))
     elif is_cut:
-        splits = cut(splits["train"], split_seed, test_share, dataset, group_column)
+        splits = cut(splits["train"], split_seed, test_share, dataset, group_column, as_stream)
     elif group_column is not None:
         refuse_shared_groups(splits, group_column, dataset)
     if not whole:

@@ -39,7 +39,7 @@ def choose_splits(
             f"`dataset: {dataset}` has no split `train`, only {', '.join(names)}: name one by `data_files` in "
             "`dataset_settings`."
         )
-    others = [name for name in HELD_OUT if name in names]
+    others = [name for word in HELD_OUT for name in names if name.lower() == word]
     chosen = next((name for name in names if held_out and name.lower() == held_out.lower()), None)
     alike = [name for name in names if held_out and kind_of(name) is kind_of(held_out) is not None]
     if chosen is None and len(alike) == 1:  # as val for validation
@@ -52,6 +52,14 @@ def choose_splits(
             "`dataset_settings`."
         )
     chosen = chosen or (others[0] if others else None)
+    left = [name for name in names if name not in ("train", chosen)]
+    if left and chosen is None:
+        raise ValueError(
+            f"`dataset: {dataset}` has {', '.join(left)} beside train: say which is held out, by `held_out: {left[0]}` "
+            "in `dataset_settings`, or leave them out of `data_files`."
+        )
+    if left:
+        print(f"`dataset: {dataset}`: left out are the splits {', '.join(left)}.")
     return {"train": "train"} | ({"test": chosen} if chosen else {})
 
 
@@ -76,6 +84,8 @@ def groups_of(rows: Dataset, column: str) -> list[str]:
         found = [None if value is None else str(value) for value in rows[column]]
     else:
         found = [None if path is None else stem(path) for path in paths_of(rows)]
+        if len(found) and not any(found):
+            raise ValueError(f"`group_column: {STEM}` goes by files' names, which are not there: name a column.")
     return [f"\0{number}" if one is None else one for number, one in enumerate(found)]
 
 
@@ -97,9 +107,15 @@ def refuse_shared_groups(splits: Splits, column: str, dataset: str):
         )
 
 
-def cut(rows: Any, seed: int, share: float, dataset: str, group_column: str | None = None) -> Splits:
-    """A part held out of rows that have no such split. No group stands on both sides."""
-    if isinstance(rows, IterableDataset):
+def cut(
+    rows: Any, seed: int, share: float, dataset: str, group_column: str | None = None, as_stream: bool = False
+) -> Splits:
+    """A part held out of rows that have no such split. No group stands on both sides.
+
+    Args:
+        as_stream: rows that are no stream, the part that a stream of them would hold out.
+    """
+    if isinstance(rows, IterableDataset) or as_stream:
         kept = "their bytes, so that equal images" if group_column is None else "their groups, each of which"
         verb = "stay" if group_column is None else "stays"
         print(
@@ -107,7 +123,8 @@ def cut(rows: Any, seed: int, share: float, dataset: str, group_column: str | No
             f"{kept} {verb} together."
         )
         sides = [Chosen(seed, share, held, group_column) for held in (False, True)]
-        return IterableDatasetDict(train=rows.filter(sides[0]), test=rows.filter(sides[1]))
+        kind: Any = IterableDatasetDict if isinstance(rows, IterableDataset) else DatasetDict
+        return kind(train=rows.filter(sides[0]), test=rows.filter(sides[1]))
     labelled = isinstance(rows.features.get("label"), ClassLabel)
     by = "label" if labelled and all(label is not None and label >= 0 for label in rows.unique("label")) else None
     labels = np.asarray(rows["label"] if by else np.zeros(len(rows), int))

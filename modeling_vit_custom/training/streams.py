@@ -210,7 +210,7 @@ class NumberedStream(TorchIterableDataset):
         if self.transform is not None:
             with seeded(seed_of(self.seed, epoch, index, 0)):
                 image = self.transform(image)
-        return {"index": index, "copy": 0, **row, "image": image, "epoch": epoch}
+        return {**row, "index": index, "copy": 0, "image": image, "epoch": epoch}
 
 
 class SavesPosition(TrainerCallback):
