@@ -80,7 +80,7 @@ test-oldest: $(OLDEST)/.ready
 # and runs that are killed at random moments, into docs/killed.md.
 MATRIX := tests/test_matrix.py tests/test_shipping.py tests/test_transformers_common.py
 HEAVY := $(addprefix tests/test_, full_size.py backbone.py modeling_dual_encoder.py modeling_vit_custom.py presets.py \
-	training_adapters.py twins.py)
+	training.py training_adapters.py twins.py)
 test-matrix: setup $(OLDEST)/.ready
 	$(BIN)/python -m tests.transformers_common fetch
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m full_size --record-parity $(HEAVY) $(ARGS)

@@ -42,6 +42,22 @@ def list_presets(pattern: str = "*") -> list[str]:
     return [name for name in preset_files() if fnmatchcase(name, pattern)]
 
 
+def find_preset(name: str) -> Path:
+    """
+    Raises:
+        ValueError: there is no such preset.
+        FileNotFoundError: as in `preset_files`.
+    """
+    files = preset_files()
+    if name not in files:
+        near = near_miss(name, files, most=3)
+        raise ValueError(
+            f"There is no preset {name!r}: "
+            + (f"did you mean {near!r}?" if near else "`list_presets()` has the names.")
+        )
+    return files[name]
+
+
 def read_preset(name: str, wanted: str) -> dict[str, Any]:
     """The fields of a preset, which is for the `model_type` that is wanted.
 
@@ -49,12 +65,7 @@ def read_preset(name: str, wanted: str) -> dict[str, Any]:
         ValueError: there is no such preset, or it is one of another configuration.
         FileNotFoundError: as in `preset_files`.
     """
-    files = preset_files()
-    if name not in files:
-        near = near_miss(name, files, most=3)
-        fix = f"did you mean {near!r}?" if near else "`list_presets()` has the names."
-        raise ValueError(f"There is no preset {name!r}: {fix}")
-    fields = json.loads(files[name].read_text(encoding="utf-8"))
+    fields = json.loads(find_preset(name).read_text(encoding="utf-8"))
     found = fields["model_type"]
     if found != wanted:
         raise ValueError(f"The preset {name!r} has the model type {found}, and this class {wanted}.")

@@ -761,7 +761,6 @@ class Incoming:
 def handler(hub, origin):
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # or a body waits 40 ms for the answer to its headers
         disable_nagle_algorithm = True  # headers and body are two writes: 40 ms each otherwise
 
         def setup(self):

@@ -56,7 +56,7 @@ def test_other_values_are_taken_and_slips_are_told():
         ViTCustomConfig.from_preset("deit_smal_patch16_224")
     with pytest.raises(ValueError, match=r"no preset 'resnet50': `list_presets\(\)` has the names"):
         ViTCustomConfig.from_preset("resnet50")
-    with pytest.raises(Exception, match="num_label"):
+    with pytest.raises(Exception, match="did you mean `num_labels`"):
         ViTCustomConfig.from_preset("deit_small_patch16_224", num_lables=5)
 
 
@@ -151,8 +151,11 @@ def test_a_recipes_preset_has_the_classes_of_the_data(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (dict(preset="deit_tinny_patch16_224"), "has `preset: deit_tinny_patch16_224`: did you mean `deit_tiny_patch"),
-        (dict(preset="resnet50"), "has `preset: resnet50`: `modeling_vit_custom.list_presets()` has the names."),
+        (
+            dict(preset="deit_tinny_patch16_224"),
+            "There is no preset 'deit_tinny_patch16_224': did you mean 'deit_tiny_patch16_224'?",
+        ),
+        (dict(preset="resnet50"), "There is no preset 'resnet50': `list_presets()` has the names."),
     ],
 )
 def test_a_recipes_slip_is_told_before_the_data_are_read(settings, sentence, tmp_path):

@@ -114,7 +114,7 @@ def test_training_learns_and_twice_gives_the_same_weights(tmp_path):
 
 
 @pytest.mark.parametrize("problem", LABELS)
-@pytest.mark.parametrize(("batch_size", "steps"), [(2, 4), (3, 3)], ids=str)
+@pytest.mark.parametrize(("batch_size", "steps"), [(2, 4), pytest.param(4, 2, marks=pytest.mark.full_size), (3, 3)])
 def test_a_plain_trainer_takes_the_same_step_however_it_splits_the_batch(problem, batch_size, steps, tmp_path):
     """(3, 3): the last part is smaller. transformers' own ViT is off by the number of parts for soft labels."""
     images, labels = picture(8, 3, 32, 32), LABELS[problem]

@@ -45,7 +45,7 @@ def test_many_killed_runs(tmp_path, record_property):
     found = killed(tmp_path, kills=40, seed=1)
     record_property("kills", found["phases"])
     assert found["equal"] is True
-    assert len(found["phases"]) == 20
+    assert len(found["phases"]) == 40
     assert {"save", "evaluate", "train"} <= set(found["phases"])
 
 

@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 from transformers import TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
-from ..configuration_presets import list_presets
+from ..configuration_presets import find_preset
 from ..configuration_vit_custom import ViTCustomConfig
 from ..near_names import near_miss
 from .data import DATASETS
@@ -220,12 +220,11 @@ def refuse_names(settings: dict[str, Any], path: str | Path):
             near = near_miss(name, names)
             choice = others or f"choose {' or '.join(names) if len(names) == 2 else 'one of ' + ', '.join(names)}."
             raise ValueError(f"{path} has `{key}: {name}`: {f'did you mean `{near}`?' if near else choice}")
-    if settings.get("preset") and settings["preset"] not in (names := list_presets()):
-        near = near_miss(settings["preset"], names, most=3)
-        raise ValueError(
-            f"{path} has `preset: {settings['preset']}`: "
-            + (f"did you mean `{near}`?" if near else "`modeling_vit_custom.list_presets()` has the names.")
-        )
+    if settings.get("preset"):
+        try:
+            find_preset(settings["preset"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     dataset = settings["dataset"]
     is_place = dataset.startswith(("/", "./", "../", "~")) or dataset.count("/") > 1 or "\\" in dataset
     is_pattern = any(letter in dataset for letter in "*?[") or "://" in dataset
