@@ -274,3 +274,9 @@ def test_a_text_tower_that_looks_at_another_end_is_refused_before_training(pooli
     config = ViTCustomDualEncoderConfig(text_config=dict(vocab_size=50000, eos_token_id=end), text_pooling=pooling)
     with pytest.raises(ValueError, match=rf"is {end}.*, the tokenizer's is 3") if refused else nullcontext():
         check_end(word_tokenizer(CAPTIONS), config)
+
+
+def test_a_rows_own_number_is_its_place_whatever_columns_it_has():
+    rows = Numbered([{"image": 0, "index": "seven", "epoch": "x"}, {"image": 1, "index": 7, "epoch": 9}])
+    assert [rows[place]["index"] for place in range(2)] == [0, 1]
+    assert [(row["index"], row["epoch"]) for row in rows.__getitems__([1, 0])] == [(1, 0), (0, 0)]
