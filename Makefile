@@ -37,7 +37,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 quickstart: setup
 	$(BIN)/python scripts/train.py $(RECIPE) --overwrite
-	cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/scripts/predict.py" "$(CURDIR)/runs/quickstart"
+	cd "$$(mktemp -d)" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/scripts/load_as_stranger.py" "$(CURDIR)/runs/quickstart"
 
 # Which sets: make data ARGS="fashion_mnist scenes"; all if left out.
 data: setup

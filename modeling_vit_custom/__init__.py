@@ -36,7 +36,7 @@ from .modeling_vit_custom import ViTCustomForImageClassification
 from .modeling_vit_custom import ViTCustomModel
 from .modeling_vit_custom import ViTCustomPreTrainedModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 AutoConfig.register(ViTCustomConfig.model_type, ViTCustomConfig, exist_ok=True)
 AutoConfig.register(ViTCustomDualEncoderConfig.model_type, ViTCustomDualEncoderConfig, exist_ok=True)

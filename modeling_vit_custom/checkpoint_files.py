@@ -93,7 +93,7 @@ def refuse_other_paths(name_or_path: str | os.PathLike | None, subfolder: str | 
     if path.is_file():
         raise NotADirectoryError(
             f"{path} is a file: give its folder if save_pretrained wrote it, or convert it first, by "
-            f"`python scripts/convert.py {path} OUTPUT`."
+            f"`vit-custom convert {path} OUTPUT`."
         )
     if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         inner = [str(folder) for folder in sorted(path.iterdir()) if (folder / "config.json").is_file()]

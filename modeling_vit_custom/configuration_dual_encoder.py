@@ -131,7 +131,7 @@ class ViTCustomDualEncoderConfig(ConfigPresets, OwnFolders, PretrainedConfig):
 def problems(config) -> Iterator[str]:
     """What cannot be built, a sentence each that names the fix."""
     if not hasattr(config.vision_config, "prefix_tokens"):
-        yield "`vision_config` is not a ViTCustomConfig: convert the image tower first, by scripts/convert.py."
+        yield "`vision_config` is not a ViTCustomConfig: convert the image tower first, by `vit-custom convert`."
     if config.text_config.is_encoder_decoder:
         yield (
             f"`text_config` is an encoder with a decoder, {type(config.text_config).__name__}, which would need a text "

@@ -84,7 +84,7 @@ def refuse_foreign(settings: dict[str, Any], config_class: Any):
     if kind in {None, *own} or towers & own:
         return
     fix = (
-        "convert the checkpoint first, by `python scripts/convert.py SOURCE OUTPUT` or "
+        "convert the checkpoint first, by `vit-custom convert SOURCE OUTPUT` or "
         "`modeling_vit_custom.conversion.convert(source, output)`, and load OUTPUT"
     )
     if str(kind).startswith("vit_custom"):

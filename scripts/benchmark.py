@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 ROOT = Path(__file__).parent.parent
 # Preset, and images in a batch: some seconds a step on two cores.
@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
 
 import torch
 from torch import nn

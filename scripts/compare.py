@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("efficiency", "cost", "robustness", "locality", "depth")
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
 
 import numpy as np
 import torch

@@ -1,146 +1,17 @@
-"""Say what a model costs, from its configuration alone: nothing is built, so the largest takes no time.
+"""A door to `vit-custom describe`."""
 
-    python scripts/describe.py configs/models/swin_tiny_patch4_window7_224.json --training --memory 16GiB
-
-Multiply-accumulates and memory are for one batch. Memory is what torch's CPU kernels hold in tensors; gradients of
-activations on their way, kernels' work space and what an allocator rounds up come on top: allow some 5 %.
-"""
-
-import argparse
-import re
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import as_script
+from vit_custom import call
 
 
-def num_bytes(text: str) -> float:
-    """Bytes of a text like 16GiB."""
-    found = re.fullmatch(r"(\d+\.?\d*) *([MGT])(i?)B", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size of a memory: write a number and a unit, as in 16GiB.")
-    return float(found[1]) * (1024 if found[3] else 1000) ** (" MGT".index(found[2]) + 1)
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a preset's JSON file, a checkpoint's folder or a Hub id")
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="the configuration's if not given")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=("float64", "float32", "bfloat16", "float16"))
-    parser.add_argument("--attention", default="sdpa", choices=("sdpa", "eager"))
-    parser.add_argument("--training", action="store_true", help="memory of a step with AdamW, rather than of inference")
-    parser.add_argument("--checkpointing", action="store_true", help="each layer is run again in the backward pass")
-    parser.add_argument("--memory", type=num_bytes, metavar="SIZE", help="find the largest batch and image: 16GiB")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how the cost grows with the image: .svg, .png")
-    parser.add_argument("--against", metavar="CONFIG", help="another model in the same picture")
-    return parser.parse_args(argv)
+def main(argv: list[str] | None = None) -> Any:
+    return call("describe", argv)
 
 
 if __name__ == "__main__":
-    as_script(parse)
-
-import matplotlib
-import torch
-
-from modeling_vit_custom import ViTCustomConfig
-from modeling_vit_custom.configuration_checks import pair
-from modeling_vit_custom.inspection import Run
-from modeling_vit_custom.inspection import cost
-from modeling_vit_custom.inspection import largest
-from modeling_vit_custom.inspection import memory
-from modeling_vit_custom.inspection import total
-from modeling_vit_custom.training.naming import inside_run
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
-MIB, GIB = 2**20, 2**30
-SIDES = range(224, 2241, 224)  # which the patches and windows of most presets divide, so that nothing is padded
-COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito, which all eyes tell apart
-
-
-def read(name: str) -> ViTCustomConfig:
-    """The configuration in a file, a folder or a Hub repository."""
-    try:
-        return ViTCustomConfig.from_pretrained(name if name.endswith(".json") else inside_run(name))
-    except OSError as error:
-        raise ValueError(f"There is no configuration at {name}: give a JSON file, a folder or a Hub id.") from error
-
-
-def main(argv: list[str] | None = None):
-    options = parse(argv)
-    run = Run(options.batch, getattr(torch, options.dtype), options.attention, options.checkpointing)
-    if options.batch < 1:
-        raise ValueError(f"`--batch` {options.batch} holds no image: make it at least 1.")
-    config = read(options.config)
-    image = pair(options.image_size or config.image_size)
-    answer = table(config, image, run, options.training)
-    print(f"{Path(options.config).stem}: {image[0]} x {image[1]} pixels, batch {run.batch_size}, {options.dtype}")
-    print(answer)
-    if options.memory is not None:
-        print(limits(config, image, run, options.training, options.memory))
-    if options.plot is not None:
-        models = [options.config] + [options.against] * (options.against is not None)
-        draw(options.plot, {Path(name).stem: read(name) for name in models})
-        print(f"\nThe picture: {options.plot}")
-
-
-def table(config: ViTCustomConfig, image: tuple[int, int], run: Run, training: bool) -> str:
-    """A line for each part, and the memory below."""
-    costs = cost(config, image, run)
-    whole = total(costs)
-    lines = [f"{'':<36}{'parameters':>15}{'GMACs':>12}{'share':>8}{'kept MiB' if training else 'peak MiB':>12}"]
-    names = {f"{where + ',':<12}{what}": part for (where, what), part in costs.items()}
-    for name, part in (names | {"total": whole}).items():
-        held = (part.kept if training else part.peak) / MIB
-        share = part.macs / whole.macs
-        lines.append(f"{name:<36}{part.parameters:>15,}{part.macs / 1e9:>12.4f}{share:>8.1%}{held:>12.1f}")
-    needed = memory(config, image, run, training)
-    rows = (needed | {"memory": sum(needed.values())}).items()
-    return "\n".join([*lines, "", *(f"{name:<40}{size / MIB:>12,.1f} MiB" for name, size in rows)])
-
-
-def limits(config: ViTCustomConfig, image: tuple[int, int], run: Run, training: bool, available: float) -> str:
-    """The largest batch of these images, and the largest square image in this batch."""
-
-    def fits(size: tuple[int, int], batch_size: int) -> bool:
-        return sum(memory(config, size, run._replace(batch_size=batch_size), training).values()) <= available
-
-    patch, stride = max(pair(config.patch_size)), max(pair(config.patch_stride or config.patch_size))
-    batch = largest(lambda number: fits(image, number))
-    rows = largest(lambda number: fits(pair(patch + (number - 1) * stride), run.batch_size))
-    side = patch + (rows - 1) * stride
-    answer = f"\nInto {available / GIB:,.2f} GiB fits\n  at {image[0]} x {image[1]} pixels: a batch of {batch}"
-    return f"{answer}\n  at batch {run.batch_size}: " + (f"images of {side} x {side} pixels" if rows else "no image")
-
-
-def draw(path: Path, models: dict[str, ViTCustomConfig]):
-    """Multiply-accumulates against the image's side, and what part of them compares tokens with tokens."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
-    for (name, config), colour in zip(models.items(), COLOURS, strict=False):
-        costs = [cost(config, side) for side in SIDES]
-        macs = [total(parts).macs / 1e9 for parts in costs]
-        compared = [sum(p.macs for (_, what), p in parts.items() if "products" in what) / 1e9 for parts in costs]
-        growth = compared[-1] / compared[len(SIDES) // 2 - 1]
-        left.plot(SIDES, macs, color=colour, marker=".", label=name)
-        label = f"its attention products: x {growth:.0f} at twice the side"
-        left.plot(SIDES, compared, color=colour, marker=".", linestyle=":", label=label)
-        shares = [100 * part / whole for part, whole in zip(compared, macs, strict=True)]
-        right.plot(SIDES, shares, color=colour, marker=".", label=name)
-    ticks = [224, 448, 896, 1792]
-    left.set(xscale="log", yscale="log", ylabel="GMACs for one image", title="Cost of an image")
-    right.set(ylim=(0, 100), ylabel="share of all multiply-accumulates (%)", title="Share of the attention products")
-    for axis in (left, right):
-        axis.set(xlabel="side of a square image (pixels)", xticks=ticks, xticklabels=ticks)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8.5, loc="upper left")
-    with pyplot.rc_context({"svg.hashsalt": "cost"}):  # the same drawing is the same file
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)
-
-
-if __name__ == "__main__":
-    main()
+    as_script("describe")

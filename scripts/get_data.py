@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 NAMES = ("fashion_mnist", "scenes", "emoji_captions", "tuxpaint_captions", "clipart")
 
@@ -24,7 +24,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
 
 from modeling_vit_custom.training.packages import NEEDED
 from modeling_vit_custom.training.packages import PACKAGES

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 ROOT = Path(__file__).parent.parent
 SEEDS = (0, 1, 2)
@@ -142,5 +142,5 @@ def compare(scratch: list[dict], tuned: list[dict]) -> list[str]:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
     main()

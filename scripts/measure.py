@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
 
 import torch
 

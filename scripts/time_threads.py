@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 ROOT = Path(__file__).parent.parent
 # GNU's OpenMP without OMP_WAIT_POLICY: a thread that waits looks so many times before it sleeps.
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
 
 import torch
 

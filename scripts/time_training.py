@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent))
-from _start import as_script
+from vit_custom import listen
 
 ROOT = Path(__file__).parent.parent
 SMALL: dict[str, Any] = dict(image_size=28, patch_size=7, hidden_sizes=[96], depths=[4], num_attention_heads=[4])
@@ -31,7 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    as_script(parse)
+    listen(parse)
 
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom.inspection import birth_certificate

@@ -528,7 +528,7 @@ def test_a_foreign_folder_is_told_to_be_converted(make, tmp_path):
     timms = {"architecture": "vit_tiny_patch16_224", "num_classes": 3, "num_features": 192}
     (tmp_path / "timm/config.json").write_text(json.dumps(timms))
     for folder in ("vit", "timm"):
-        with pytest.raises(ValueError, match=r"convert the checkpoint first, by `python scripts/convert.py SOURCE"):
+        with pytest.raises(ValueError, match=r"convert the checkpoint first, by `vit-custom convert SOURCE"):
             make.from_pretrained(tmp_path / folder)
     (tmp_path / "run/checkpoint").mkdir(parents=True)
     (tmp_path / "run/checkpoint/config.json").write_text("{}")

@@ -107,7 +107,7 @@ def test_nothing_that_is_pushed_names_the_machine_or_a_picture(run, work, tmp_pa
     assert (metrics["dataset"], metrics["dataset_source"], metrics["license"]) == ("pets", "local", None)
     assert yaml.safe_load(metrics["recipe_text"])["dataset"] == "pets"
     assert yaml.safe_load(metrics["recipe_text"])["learning_rate"] == 2e-4  # as the command said, not the file
-    command = "python scripts/train.py mine.yaml --dataset pets --learning_rate 2e-4 --output_dir run"
+    command = "vit-custom train mine.yaml --dataset pets --learning_rate 2e-4 --output_dir run"
     assert metrics["certificate"]["command"] == command
     card = ModelCard(files["README.md"].decode())
     assert card.data.get("datasets") is None

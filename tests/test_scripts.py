@@ -36,7 +36,7 @@ def test_a_trained_folder_is_ready_for_the_hub(trained):
     card = (folder / "checkpoint/README.md").read_text()
     assert "library_name: transformers" in card
     assert "held-out images" in card
-    assert f"| command | python scripts/train.py {recipe.name} |" in card
+    assert f"| command | vit-custom train {recipe.name} |" in card
     assert json.loads((folder / "run.json").read_text()) == {"run": "short"}
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint",
@@ -67,7 +67,7 @@ def test_the_cards_number_is_the_checkpoints_on_the_held_out_images(trained):
 
 def test_a_stranger_in_another_process_predicts_ten_images_and_draws_them(trained, tmp_path):
     _, folder = trained
-    command = [sys.executable, "-P", str(ROOT / "scripts/predict.py"), str(folder)]
+    command = [sys.executable, "-P", str(ROOT / "scripts/load_as_stranger.py"), str(folder)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     truth = json.loads((folder / "examples/labels.json").read_text())

@@ -2,31 +2,42 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-from modeling_vit_custom.conversion import SOURCES
+from modeling_vit_custom.commands import options
+from modeling_vit_custom.commands import train
 from modeling_vit_custom.inspection.comparing_parts import PARTS
 from modeling_vit_custom.training import DATASETS
-from modeling_vit_custom.training import TASKS
 from modeling_vit_custom.training.packages import DATA_DIR
 from modeling_vit_custom.training.packages import NEEDED
 from modeling_vit_custom.training.recipe_keys import FILE
 from modeling_vit_custom.training.recipe_keys import recipe_keys
-from scripts import _evaluate_options
 from scripts import compare
-from scripts import convert
 from scripts import get_data
-from scripts import train
+from scripts import vit_custom
 from tests.support import ROOT
 from tests.test_house import SCRIPTS
 
 NAMES = [path.stem for path in SCRIPTS if path.stem[0] != "_"]
 NEED_A_WORD = ("check", "convert", "describe", "evaluate_checkpoint", "predict", "pull", "push", "train")
 KEYS_ARE_OF_THIS_VERSION = f"(with transformers {version('transformers')})" in FILE.read_text().splitlines()[0]
+COMMANDS = {
+    "train": "recipe.yaml --data my/pictures --from theirs --overwrite --seed 3 --mix.prob=1",
+    "evaluate": "runs/x --dataset digits --batch_size 3 --knn",
+    "predict": "runs/x a.jpg b.jpg --top-k 3",
+    "convert": "here there --preset deit --prefix module.",
+    "describe": "deit --image-size 32 64 --memory 16GiB",
+    "push": "runs/x me/x --tag v1 --allow a.txt --allow b.txt",
+    "pull": "me/x runs/x --leave-out *.md",
+    "check": "me/x --json report.json",
+}
 HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "matplotlib", "modeling_vit_custom")
 # Each script with each list of words in one process, from a state like a new one's.
 CALL = f"""
@@ -35,7 +46,7 @@ found = []
 for name, words in json.loads(sys.argv[1]):
     sys.argv, said = [f"scripts/{{name}}.py", *words], io.StringIO()
     os.environ.pop("OMP_WAIT_POLICY", None)
-    sys.modules.pop("_start", None)
+    sys.modules.pop("vit_custom", None)
     code = "ran"
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
@@ -73,7 +84,7 @@ def test_a_key_that_no_recipe_has_is_refused_at_once_with_the_near_one():
         "--lr=3": "did you mean `learning_rate`?",
         "--image_size": "write it under `config_overrides`.",
         "--num_heads": "did you mean `config_overrides.num_attention_heads`?",
-        "--quux": "`python scripts/train.py --help` lists them all.",
+        "--quux": "`vit-custom train --help` lists them all.",
     }
     for (_, words, code, heavy, _, said), advice in zip(
         call(*(("train", ["r.yaml", option]) for option in options)), options.values(), strict=True
@@ -84,12 +95,12 @@ def test_a_key_that_no_recipe_has_is_refused_at_once_with_the_near_one():
 
 def test_known_keys_of_every_kind_pass_the_first_look():
     words = "r.yaml --seed 1 --config_overrides.depths [8] --save-strategy no --use_cpu --max_steps -1 --mix.prob=1"
-    arguments, settings = train.parse_options(words.split(), None)
-    assert (str(arguments.recipe), arguments.overwrite, settings) == ("r.yaml", False, words.split()[1:])
+    found = vit_custom.parse("train", words.split())
+    assert (str(found["recipe"]), found["overwrite"], found["settings"]) == ("r.yaml", False, words.split()[1:])
 
 
 def test_what_a_user_has_set_for_threads_stays():
-    words = [sys.executable, "-c", "import _start, os; print(os.environ['OMP_WAIT_POLICY'])"]
+    words = [sys.executable, "-c", "import vit_custom, os; print(os.environ['OMP_WAIT_POLICY'])"]
     for chosen in ("ACTIVE", "passive"):
         done = subprocess.run(
             words, env=os.environ | {"OMP_WAIT_POLICY": chosen, "PYTHONPATH": "scripts"}, cwd=ROOT, capture_output=True
@@ -100,17 +111,23 @@ def test_what_a_user_has_set_for_threads_stays():
 def test_names_in_options_are_those_of_the_package():
     assert list(PARTS) == list(compare.NAMES)
     assert list(DATASETS) == list(compare.SETS)
-    assert list(TASKS) == list(_evaluate_options.NAMES)
     assert list(NEEDED) == list(get_data.NAMES)
     assert get_data.parse([]).data_dir == DATA_DIR
-    groups = [group.split(", ") for group in " ".join(convert.NAMES.split()).split("; ")]
-    firsts = [group[0].partition("-")[0] for group in groups]
-    told = [
-        name if number == 0 else first + name
-        for first, group in zip(firsts, groups, strict=True)
-        for number, name in enumerate(group)
-    ]
-    assert sorted(told) == sorted(SOURCES)
+
+
+def test_the_launcher_reads_what_the_dataclasses_say():
+    assert options.FILE.read_text(encoding="utf-8") == options.text(), f"run `python -m {options.__name__}`"
+
+
+@pytest.mark.parametrize("verb", options.VERBS)
+def test_words_of_a_command_are_found_again(verb):
+    """`command_of` of what was parsed, parsed again, is the same."""
+    words = COMMANDS[verb].split()
+    module = import_module(f"modeling_vit_custom.commands.{verb}")
+    made = module.Options(**vit_custom.parse(verb, words))
+    again = shlex.split(options.command_of(verb, made))
+    assert again[:2] == ["vit-custom", verb]
+    assert module.Options(**vit_custom.parse(verb, again[2:])) == made
 
 
 def test_the_help_of_recipes_is_made_from_the_dataclasses():
@@ -123,8 +140,8 @@ def test_the_help_of_recipes_is_made_from_the_dataclasses():
 def ended(tmp_path, body, **environment):
     """(exit code, stdout, stderr) of a script with this body."""
     path = tmp_path / "mine.py"
-    path.write_text(f"import sys\nsys.path.append({str(ROOT / 'scripts')!r})\nimport _start\n")
-    path.write_text(f"{path.read_text()}_start.as_script(lambda: None)\n{body}\n")
+    path.write_text(f"import sys\nsys.path.append({str(ROOT / 'scripts')!r})\nimport vit_custom\n")
+    path.write_text(f"{path.read_text()}vit_custom.listen()\n{body}\n")
     kept = {key: value for key, value in os.environ.items() if key != "TRACEBACK"}
     done = subprocess.run([sys.executable, path], env=kept | environment, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
@@ -158,7 +175,7 @@ STRICT = "\n".join(
         ("import none_such", 1, "No module named 'none_such'"),
         ("raise ValueError", 1, "ValueError"),
         ("{}['x']", 1, "KeyError: 'x' (in no file of this project; TRACEBACK=1 shows the way there)"),
-        ("_start.sentence(3)", 1, "AttributeError: 'int' object has no attribute '__traceback__' (scripts/_start.py:"),
+        ("vit_custom.parse(3)", 1, "KeyError: 3 (scripts/vit_custom.py:"),
         ("raise KeyboardInterrupt", 130, "interrupted."),
         (f"{HEARD}os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted."),
         ("e = KeyboardInterrupt(); e.add_note('Go on so.'); raise e", 130, "interrupted.\nGo on so."),
@@ -186,13 +203,13 @@ def test_what_is_printed_to_may_close():
 
 @pytest.mark.parametrize("has_checkpoint", [True, False])
 def test_an_interrupted_training_says_where_it_can_go_on(has_checkpoint, tmp_path, monkeypatch):
-    def stopped(recipe):
+    def stopped(recipe, splits):
         if has_checkpoint:
-            (train.Path(recipe.training.output_dir) / "checkpoint-3").mkdir(parents=True)
+            (Path(recipe.training.output_dir) / "checkpoint-3").mkdir(parents=True)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", stopped)
     with pytest.raises(KeyboardInterrupt) as stop:
-        train.main([str(ROOT / "configs/recipes/quickstart.yaml"), "--output_dir", str(tmp_path / "run")])
+        vit_custom.call("train", [str(ROOT / "configs/recipes/quickstart.yaml"), "--output_dir", str(tmp_path / "run")])
     notes = [f"{tmp_path / 'run.unfinished'} holds the run's checkpoints: go on with --resume_from_checkpoint."]
     assert getattr(stop.value, "__notes__", []) == notes * has_checkpoint

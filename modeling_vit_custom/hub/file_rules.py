@@ -81,7 +81,7 @@ def names_findings(names: Iterable[str]) -> Iterator[Finding]:
                 "pickle-of-trainer",
                 name,
                 "Trainer left this pickle, which can run code when it is loaded and is no part of the model: leave it "
-                "out (`scripts/push.py` does), or delete it from the repository.",
+                "out (`vit-custom push` does), or delete it from the repository.",
             )
         elif base.endswith(PICKLED):
             yield Finding(

@@ -16,7 +16,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from .remote import TransportError
 from .remote import without_secrets
 
-RECIPES = Path(__file__).resolve().parents[2] / "configs/recipes"
 OWN = "own data"  # where no part of a path says more
 # Last parts of paths that name no data: of `pets/train`, `pets` does.
 SAYS_NOTHING = re.compile(
@@ -41,17 +40,18 @@ UNTOLD = ("data_dir", "dataset_name", "hub_token", "push_to_hub_token")
 TIMM = "timm:"  # before a teacher's folder
 
 
-def origins(resolved: dict[str, Any], recipe: Path, built_in: bool) -> dict[str, Any]:
+def origins(resolved: dict[str, Any], recipe: Path, built_in: bool, recipes: Path) -> dict[str, Any]:
     """Where a run's weights come from, for its metrics.json and its card.
 
     Args:
         resolved: its recipe, as it was run.
         recipe: the recipe's file; those of this repository make what is Apache-2.0.
         built_in: whether its data set is one of this package.
+        recipes: the folder of the recipes that come with this package.
     """
     start, teacher = resolved.get("init_from"), (resolved.get("distillation") or {}).get("teacher")
     card = card_of(start) if start else {}
-    from_nothing = built_in and recipe.resolve().parent == RECIPES and not (start or teacher)
+    from_nothing = built_in and recipe.resolve().parent == recipes.resolve() and not (start or teacher)
     on_hub = not built_in and not is_local(resolved["dataset"], resolved.get("dataset_settings"))
     name = dataset_name(resolved, built_in or on_hub)
     return dict(

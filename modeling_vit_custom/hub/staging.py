@@ -165,7 +165,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     if kind not in AUTO_MAPS:
         raise HubProblem(
             f"{checkpoint} holds a {kind!r}, and this script ships models of {', '.join(AUTO_MAPS)} with their code: "
-            "convert it first (scripts/convert.py), or push it by its own library."
+            "convert it first (`vit-custom convert`), or push it by its own library."
         )
     return config
 

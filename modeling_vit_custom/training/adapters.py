@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..common import extra
 from ..near_names import near_miss
 from .recipe_words import advice
 
@@ -22,10 +23,8 @@ LISTED = "peft's page of LoraConfig lists them all."
 
 
 def import_peft() -> Any:
-    try:
+    with extra("lora", "Adapters need"):
         import peft
-    except ImportError:
-        raise RuntimeError("Adapters need peft: pip install peft.") from None
     return peft
 
 
@@ -57,7 +56,7 @@ def add_lora(model: PreTrainedModel, settings: dict[str, Any]) -> Any:
         settings: of peft's LoraConfig, over the defaults here; `modules_to_save` are the task's heads.
 
     Raises:
-        RuntimeError: peft is not installed.
+        ImportError: peft is not installed.
         ValueError: a setting that LoraConfig has not, with the nearest, or `target_modules` that the model has not.
     """
     peft = import_peft()

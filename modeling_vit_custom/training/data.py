@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import sklearn.datasets
 from datasets import ClassLabel
 from datasets import Dataset
 from datasets import DatasetDict
@@ -12,6 +11,7 @@ from datasets import Features
 from datasets import Image
 from PIL import Image as PILImage
 
+from ..common import extra
 from .captions import load_emoji_captions
 from .captions import load_tuxpaint_captions
 from .clipart import load_clipart
@@ -25,6 +25,9 @@ def load_digits(seed: int = 0, data_dir: Path = DATA_DIR) -> DatasetDict:
 
     They are installed with scikit-learn, not in `data_dir`.
     """
+    with extra("study", "The digits need"):
+        import sklearn.datasets
+
     digits = sklearn.datasets.load_digits()
     pixels = (digits.images * (255 / 16)).round().astype(np.uint8)
     columns = {"image": [PILImage.fromarray(image) for image in pixels], "label": digits.target.tolist()}

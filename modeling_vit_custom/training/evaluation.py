@@ -1,4 +1,4 @@
-"""A checkpoint, the data to try it on, and its task's figures: what scripts/evaluate_checkpoint.py reports."""
+"""A checkpoint, the data to try it on, and its task's figures: what `vit-custom evaluate` reports."""
 
 import json
 from dataclasses import fields

@@ -9,7 +9,6 @@ from typing import Any
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..near_names import near_miss
-from .pictures import draw_history
 
 OF_THE_CLOCK = ("_runtime", "_per_second", "_preparation_time", "total_flos")
 FIRST = ("step", "epoch", "loss", "learning_rate", "grad_norm", "eval_loss")
@@ -51,11 +50,17 @@ def by_step(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_history(log: Sequence[dict[str, Any]], folder: Path):
-    """`history.csv` and `history.png`, of Trainer's `state.log_history`, which a resumed run goes on with."""
+    """`history.csv` and `history.png`, of Trainer's `state.log_history`, which a resumed run goes on with.
+
+    Raises:
+        ImportError: matplotlib, which draws the picture, is not installed; the file is written.
+    """
     rows = by_step(log)
     columns = [*FIRST, *sorted({name for row in rows for name in row}.difference(FIRST))]
     with (folder / "history.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+    from .plots import draw_history
+
     draw_history(rows).save(folder / "history.png")

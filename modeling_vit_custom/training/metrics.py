@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import nn
 from torchvision.ops import box_convert
 
+from ..common import extra
 from ..configuration_checks import pair
 from ..modeling_pixels import hidden_pixels
 from ..modeling_pixels import patchify
@@ -52,7 +53,14 @@ def in_pixels(label: dict[str, Any], size: tuple[int, int]) -> dict[str, torch.T
 def average_precision(
     found: list[dict], truth: list[dict], class_names: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 and 0.75; with names, of each class."""
+    """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 and 0.75; with names, of each class.
+
+    Raises:
+        ImportError: the packages that compute it are an extra, and not installed.
+    """
+    with extra("detection", "Average precision needs"):
+        import pycocotools  # noqa: F401
+        import torchmetrics  # noqa: F401
     return load("detection_metrics").compute(predictions=found, references=truth, class_names=class_names)
 
 

@@ -14,15 +14,11 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from accelerate.utils import parse_flag_from_env
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from ..common import extra
 from .collators import Numbered
 from .images import to_rgb
 
@@ -113,6 +109,8 @@ def knn(
     Caron et al. 2021, section 4.1) after "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"
     (Wu et al. 2018, section 3.4).
     """
+    with extra("study", "The vote of neighbours needs"):
+        from sklearn.neighbors import KNeighborsClassifier
     if k > len(train):
         raise ValueError(
             f"There are {len(train)} training images for {k} neighbours: give a smaller `k` or more images."
@@ -132,6 +130,11 @@ def linear_probe(
     """(M, D), (M), (N, D), (N) -> `linear_probe_accuracy` of logistic regression on standardised features, and the
     `linear_probe_c` (scikit-learn's C) that was best on a fifth of the training images, drawn by `seed`.
     """
+    with extra("study", "A linear probe needs"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import train_test_split
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
     inner, outer, inner_labels, outer_labels = train_test_split(
         train.astype(np.float64), train_labels, test_size=0.2, random_state=seed
     )

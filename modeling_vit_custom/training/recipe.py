@@ -134,16 +134,16 @@ def known_kinds() -> dict[str, Any]:
     return kinds
 
 
-def read_recipe(path: str | Path, arguments: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, arguments: Sequence[str] = (), base: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe; its file name is the run's name. `arguments` are `--key value` in place of its own, a part of a
-    dictionary as `--config_overrides.image_size 32`.
+    dictionary as `--config_overrides.image_size 32`. With `base` the recipe is no file: these are its keys and values.
 
     Raises:
         ValueError: a file that is no recipe, a key that nothing has or in the wrong place, a value of another type.
         OSError: there is no such file, or what it names is not there.
     """
     known = known_kinds()
-    settings = override(read_settings(path), arguments, known)
+    settings = override(read_settings(path) if base is None else base, arguments, known)
     task = TASKS.get(str(settings.get("task", ModelArguments.task)), TASKS[ModelArguments.task])
     places: dict[str, Iterable[str]] = {
         "": known,

@@ -1,4 +1,4 @@
-"""Every key of a recipe with its default and a sentence, as recipe_keys.txt holds them for `scripts/train.py --help`.
+"""Every key of a recipe with its default and a sentence, as recipe_keys.txt holds them for `vit-custom train --help`.
 
 python -m modeling_vit_custom.training.recipe_keys
 """

@@ -1,4 +1,4 @@
-"""The words of recipes and options. Only the standard library: scripts/train.py runs this file before all others."""
+"""The words of recipes and options. Only the standard library: the launcher runs this file before all others."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -105,7 +105,7 @@ def advice(
     near_miss: Callable[..., str | None],
     place: str | None = None,
     elsewhere: dict[str, Iterable[str]] | None = None,
-    listed: str = "`python scripts/train.py --help` lists them all.",
+    listed: str = "`vit-custom train --help` lists them all.",
 ) -> str:
     """What follows the colon in the sentence about a key that nothing has.
 

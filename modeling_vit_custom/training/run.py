@@ -237,8 +237,11 @@ def refuse_unsized(recipe: Recipe):
         )
 
 
-def train(recipe: Recipe) -> Trained:
+def train(recipe: Recipe, splits: DatasetDict | None = None) -> Trained:
     """Train on the recipe's data and evaluate on its held-out part. Writes nothing but Trainer's own files.
+
+    Args:
+        splits: its data, where `load_data` has read them before.
 
     Raises:
         ValueError, FileNotFoundError: as `load_data`, `read_start` and `begin`.
@@ -251,8 +254,9 @@ def train(recipe: Recipe) -> Trained:
     refuse_trackers(recipe.training.report_to or ())
     task = TASKS[settings.task]
     set_seed(recipe.training.seed)
-    with recipe.training.main_process_first(desc="loading the data"):
-        splits = load_data(recipe)
+    if splits is None:
+        with recipe.training.main_process_first(desc="loading the data"):
+            splits = load_data(recipe)
     settings.config_overrides = without_classes(settings.config_overrides, task.class_names(splits))
     otherwise = seen_otherwise(recipe.data, splits) if recipe.training.process_index == 0 else {}
     start = read_start(recipe, task) if settings.init_from else None

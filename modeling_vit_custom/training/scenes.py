@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn.datasets
 from datasets import ClassLabel
 from datasets import Dataset
 from datasets import DatasetDict
@@ -16,6 +15,7 @@ from datasets import List
 from datasets import Value
 from PIL import Image as PILImage
 
+from ..common import extra
 from .building import held_out
 from .building import kept
 from .building import picture_bytes
@@ -129,6 +129,9 @@ def read_photographs(data_dir: Path) -> dict[str, PILImage.Image]:
     """Of opencv-doc and scikit-learn, at most 800 pixels wide and high."""
     root = find("opencv-doc", "usr/share/doc/opencv-doc", data_dir)
     files = {name: root / name for name in PHOTOGRAPHS}
+    with extra("study", "The scenes need"):
+        import sklearn.datasets
+
     files["china.jpg"] = Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
     photographs = {}
     for name, file in files.items():

@@ -1,4 +1,4 @@
-"""Of one class for each pixel: intersection over union, by torchmetrics.
+"""Of one class for each pixel: intersection over union.
 
 N images, H W pixels, L labels.
 """
@@ -9,8 +9,6 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-import torch
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from .array_metric import ArrayMetric
 
@@ -36,15 +34,15 @@ class SegmentationMetrics(ArrayMetric):
         self, predictions: Any, references: Any, class_names: Sequence[str] = (), ignore_index: int = 255
     ) -> dict[str, Any]:
         """(N, H, W), (N, H, W) -> figures"""
-        metric = MulticlassConfusionMatrix(len(class_names), ignore_index=ignore_index, validate_args=False)
+        count = len(class_names)
+        confusion = np.zeros((count, count))
         for found, truth in zip(predictions, references, strict=True):  # one by one, so that no copy of all is made
-            metric.update(
-                torch.as_tensor(np.asarray(found))[None].long(), torch.as_tensor(np.asarray(truth))[None].long()
-            )
-        confusion = metric.compute().double()
-        hits = confusion.diagonal()
-        values = (hits / (confusion.sum(0) + confusion.sum(1) - hits)).tolist()
-        figures = {f"iou_{name}": value for name, value in zip(class_names, values, strict=True) if value == value}
+            counts = np.asarray(truth) != ignore_index
+            pairs = count * np.asarray(truth)[counts].astype(int) + np.asarray(found)[counts]
+            confusion += np.bincount(pairs, minlength=count * count).reshape(count, count)
+        hits, seen = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
+        unions = seen - hits
+        figures = {f"iou_{name}": float(hits[i] / unions[i]) for i, name in enumerate(class_names) if seen[i]}
         if not figures:
             raise ValueError(f"Every pixel is {ignore_index}, ignored: give references with classes.")
         return {"mean_iou": float(np.mean(list(figures.values())))} | figures

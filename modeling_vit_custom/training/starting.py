@@ -92,7 +92,7 @@ def read_start(recipe: Recipe, task: Task) -> Start:
     if not fits:
         raise ValueError(
             f"`init_from: {name}` is a {config.model_type}, where this recipe begins from a {wanted}: set "
-            "`model_type` to what it is, or convert it with scripts/convert.py."
+            "`model_type` to what it is, or convert it with `vit-custom convert`."
         )
     start = Start(name, folder, config, None, whole(model.config_overrides, config))
     if not any((folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
@@ -166,7 +166,7 @@ def load(start: Start, task: Task, foreign: bool, labels: dict[str, Any]) -> tup
         key, there, here = sorted(info["mismatched_keys"])[0]
         raise RuntimeError(
             f"`init_from: {start.name}` has {key} as {tuple(there)}, and the recipe's model as {tuple(here)}: take the "
-            "change out of `config_overrides`, or convert the checkpoint with scripts/convert.py."
+            "change out of `config_overrides`, or convert the checkpoint with `vit-custom convert`."
         )
     return model, set(info["missing_keys"])
 

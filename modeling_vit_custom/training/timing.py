@@ -10,12 +10,12 @@ from datasets import Dataset
 from datasets import Features
 from datasets import Image as Pictures
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers import TrainingArguments
 from transformers import ViTImageProcessor
 
+from ..common import extra
 from ..configuration_checks import pair
 from ..configuration_vit_custom import ViTCustomConfig
 from ..modeling_vit_custom import ViTCustomForImageClassification
@@ -32,6 +32,8 @@ SIDE = 320  # of a picture before it is cropped
 
 def photographs(count: int = 256) -> Dataset:
     """Crops of scikit-learn's two photographs, as JPEG files in memory."""
+    with extra("study", "The photographs need"):
+        from sklearn.datasets import load_sample_images
     photographs, files = [Image.fromarray(pixels) for pixels in load_sample_images().images], []
     for number in range(count):
         photograph, file = photographs[number % 2], io.BytesIO()

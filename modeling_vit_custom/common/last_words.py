@@ -1,24 +1,17 @@
-"""What every script imports first: threads that do not spin, options read at once, a sentence in place of a traceback.
+"""How a command ends: one sentence in place of a traceback. TRACEBACK=1 shows the traceback.
 
-Only the standard library: `--help` and a mistake in the options end before torch and transformers are imported, which
-takes ten seconds.
+Only the standard library: the launcher runs this file before anything is imported.
 """
 
-import atexit
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-# GNU's OpenMP, which PyPI's torch brings, reads it once, when torch is imported. By default a thread that waits spins,
-# and so takes the core from the thread it waits for where other programs run too.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-ROOT = Path(__file__).parent.parent
+PACKAGE = Path(__file__).resolve().parents[1]
 # Their words are for the user. Of any other error the kind and the place are told too.
 MEANT = {
     "ArithmeticError",
@@ -32,13 +25,6 @@ MEANT = {
 INTERRUPTED = 130  # as a shell says it: 128 + SIGINT
 
 
-def as_script(parse: Callable[[], object]):
-    """Read the options, and end with a sentence whatever error comes after."""
-    sys.excepthook = tell
-    atexit.register(let_go)
-    parse()
-
-
 def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None):
     text = "".join(traceback.format_exception(error)) if os.environ.get("TRACEBACK") else sentence(error)
     hub = sys.modules.get("modeling_vit_custom.hub")
@@ -49,7 +35,7 @@ def tell(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 def sentence(error: BaseException) -> str:
-    """The script, what went wrong, and the notes that were added on the way."""
+    """The command, what went wrong, and the notes that were added on the way."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
     if "Original Traceback" in text:  # of a data loader's worker: the last line that is not indented begins its error
@@ -68,9 +54,10 @@ def sentence(error: BaseException) -> str:
 
 def where(error: BaseException) -> str:
     """The last line of this project that it came through."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(ROOT)]
-    ours = [frame for frame in frames if ".venv" not in frame.filename]
-    return f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}" if ours else "in no file of this project"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if any(Path(frame.filename).is_relative_to(folder) for folder in (PACKAGE, PACKAGE.parent / "scripts")):
+            return f"{Path(frame.filename).relative_to(PACKAGE.parent)}:{frame.lineno}"
+    return "in no file of this project"
 
 
 def let_go():
