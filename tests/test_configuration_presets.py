@@ -99,9 +99,9 @@ print(json.dumps([list_presets(), ViTCustomConfig.from_preset("pit_ti_224").hidd
 @pytest.mark.skipif(int(version("setuptools").split(".")[0]) < 77, reason="the build needs setuptools 77")
 def test_a_wheel_has_the_presets_and_every_file_of_the_package(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"  # what an earlier build left would come into the wheel
-    for name in ("modeling_vit_custom", "configs"):
+    for name in ("modeling_vit_custom", "configs", "scripts"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "model_card.md"):
         shutil.copy(ROOT / name, source)
     build = "-m pip wheel --no-deps --no-build-isolation --no-index -q".split()
     done = subprocess.run([sys.executable, *build, source, "-w", tmp_path], capture_output=True, text=True)

@@ -421,10 +421,9 @@ def test_a_source_that_cannot_be_meant_is_refused_with_the_fix(arguments, messag
     [["one"], ["--verify", "a", "b"], ["a", "b", "--to", "timm"], ["--back", "a", "b", "--revision", "0"]],
     ids=str,
 )
-def test_options_without_a_meaning_are_refused(arguments, capsys):
-    with pytest.raises(SystemExit):
+def test_options_without_a_meaning_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"means nothing here|give one folder"):
         convert.main(arguments)
-    assert "means nothing here" in (said := capsys.readouterr().err) or "give one folder" in said
 
 
 PUSH = """

@@ -101,7 +101,7 @@ def test_a_checkpoints_folder_is_read_as_its_config(tmp_path, capsys):
         (["{path}", "--memory", "16"], "'16' is no size of a memory: write a number and a unit, as in 16GiB."),
         (["{path}", "--image-size", "10", "300"], "smaller than one patch of 16 x 16: give a larger `image_size`."),
         (["{path}", "--batch", "0"], "`--batch` 0 holds no image: make it at least 1."),
-        (["{folder}/none.json"], "none.json: give a JSON file, a folder or a Hub id."),
+        (["{folder}/none.json"], "none.json: give a preset, a JSON file, a folder or a Hub id."),
         (
             ["{path}", "--against", "{folder}", "--plot", "{folder}/a.png"],
             "`modeling_vit_custom.conversion.convert(source, output)`, and load OUTPUT.",

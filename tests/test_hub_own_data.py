@@ -15,6 +15,7 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from modeling_vit_custom.commands import push as verb
 from modeling_vit_custom.hub import HubProblem
 from modeling_vit_custom.hub import checkpoint_of
 from modeling_vit_custom.hub import origins
@@ -217,7 +218,7 @@ def test_a_licence_is_that_of_the_recipe_or_of_the_beginning_or_of_what_is_all_o
     start = home / "runs/mae/checkpoint"
 
     def licence(built_in=True, recipe=OURS, **resolved):
-        return origins(dict(dataset="sklearn_digits") | resolved, recipe, built_in)["license"]
+        return origins(dict(dataset="sklearn_digits") | resolved, recipe, built_in, OURS.parent)["license"]
 
     assert licence() == "apache-2.0"
     assert licence(recipe=THEIRS) is None  # a recipe of somebody's
@@ -340,9 +341,9 @@ def sends(run, monkeypatch):
         api = HfApi(endpoint=hub.url, token=hub.token())
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(push, "HfApi", lambda: api)
-        monkeypatch.setattr(push, "get_token", hub.token)
-        monkeypatch.setattr(push, "check_staged", lambda folder, repo: None)
+        monkeypatch.setattr(verb, "HfApi", lambda: api)
+        monkeypatch.setattr(verb, "get_token", hub.token)
+        monkeypatch.setattr(verb, "check_staged", lambda folder, repo: None)
         yield hub, lambda *words: push.main([str(run), *words])
 
 
@@ -379,7 +380,7 @@ def test_an_interrupted_push_or_pull_says_what_is_there(sends, monkeypatch, tmp_
     send("alice/mine")
     monkeypatch.setattr(HfApi, "hf_hub_download", interrupt)
     with pytest.raises(KeyboardInterrupt) as pulled:
-        pull("alice/mine", "v1", tmp_path / "pulled", api=push.HfApi(), cache=tmp_path / "cache")
+        pull("alice/mine", "v1", tmp_path / "pulled", api=verb.HfApi(), cache=tmp_path / "cache")
     assert pulled.value.__notes__ == ["What was fetched stays in the cache: the same command goes on from there."]
 
 

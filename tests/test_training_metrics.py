@@ -19,7 +19,7 @@ from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom.training import TASKS
 from modeling_vit_custom.training import ViTCustomTrainer
 from modeling_vit_custom.training import metrics
-from modeling_vit_custom.training import pictures
+from modeling_vit_custom.training import plots
 from tests.support import ROOT
 from tests.support import fill
 from tests.support import picture
@@ -296,7 +296,7 @@ def test_an_evaluation_keeps_logits_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("num_labels", [2, 60])
 def test_a_confusion_is_darkest_where_all_are_right(num_labels):
     names = [f"class {index}" for index in range(num_labels)]
-    right, wrong = (pictures.draw_confusion(np.roll(np.eye(num_labels) * 3, k, 1), names) for k in (0, 1))
+    right, wrong = (plots.draw_confusion(np.roll(np.eye(num_labels) * 3, k, 1), names) for k in (0, 1))
     assert right.mode == "RGB"
     assert right.size == wrong.size
     assert np.asarray(right, dtype=int).mean() == pytest.approx(np.asarray(wrong, dtype=int).mean(), abs=2)
@@ -306,10 +306,9 @@ def test_a_confusion_is_darkest_where_all_are_right(num_labels):
 def test_bars_stand_where_images_are():
     logits, labels = logits_and_labels()
     found = metrics.classification(logits, labels, NAMES)
-    drawn = pictures.draw_reliability(found["reliability"], found["ece"])
+    drawn = plots.draw_reliability(found["reliability"], found["ece"])
     empty = {"count": [1] + [0] * 14, "confidence": [0.05] + [None] * 14, "accuracy": [0.0] + [None] * 14}
     blue = [
-        (np.asarray(shown) == (100, 149, 237)).all(-1).sum()
-        for shown in (drawn, pictures.draw_reliability(empty, 0.05))
+        (np.asarray(shown) == (100, 149, 237)).all(-1).sum() for shown in (drawn, plots.draw_reliability(empty, 0.05))
     ]
     assert blue[0] > 10 * blue[1]

@@ -190,10 +190,10 @@ def test_a_mistake_names_the_file(tmp_path):
 STRANGER = """
 import sys
 sys.path.insert(0, {scripts!r})
-import predict
+import load_as_stranger
 for folder in {folders!r}:
     try:
-        print(predict.main([folder]))
+        print(load_as_stranger.main([folder]))
     except OSError as error:
         print(error)
 """
@@ -215,7 +215,7 @@ def test_a_stranger_is_shown_any_number_of_pictures_of_any_name(whole, tmp_path)
         folders.append(str(run / "checkpoint" if count == 3 else run))
     folders += [str(tmp_path), str(whole[1] / "trainer/checkpoint-4")]
     code = STRANGER.format(scripts=str(ROOT / "scripts"), folders=folders)
-    done = with_package().call(code, ["predict"], cwd=tmp_path)
+    done = with_package().call(code, ["load_as_stranger"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for count in (1, 3, 25):
         with Image.open(tmp_path / str(count) / "predictions.png") as drawn:

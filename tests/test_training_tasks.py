@@ -20,6 +20,7 @@ from transformers import AutoProcessor
 
 import modeling_vit_custom
 from modeling_vit_custom import ViTCustomConfig
+from modeling_vit_custom.commands import train as verb
 from modeling_vit_custom.modeling_pixels import patchify
 from modeling_vit_custom.training import TASKS
 from modeling_vit_custom.training import data
@@ -128,7 +129,7 @@ def test_a_task_goes_from_its_recipe_to_a_folder_for_the_hub(task, recipes, monk
         trained.model.to("meta")  # as far away as a GPU: what is drawn comes from what was saved
         save_examples(folder, trained, count)
 
-    monkeypatch.setattr(train, "save_examples", draw_afterwards)
+    monkeypatch.setattr(verb, "save_examples", draw_afterwards)
     folder = train.main([str(recipes[task]), "--seed", "1", "--overwrite"])
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures["seed"] == 1

@@ -22,16 +22,19 @@ FILE = Path(__file__).with_suffix(".json")
 VERBS = ("train", "evaluate", "predict", "convert", "describe", "push", "pull", "check")
 
 
-def argument(help: str, **told: Any) -> Any:
-    """A field that is named by its place; `default` where it may be left out."""
-    default = {"default": told.pop("default")} if "default" in told else {}
-    return field(**default, metadata=dict(help=help, positional=True, **told))
+def argument(help: str, default: Any = MISSING, **told: Any) -> Any:
+    """A field that is named by its place; with a default it may be left out."""
+    return described_field(default, help=help, positional=True, **told)
 
 
 def option(default: Any, help: str, **told: Any) -> Any:
-    """A field that is `--named`; `name` in place of its own, `choices`, `metavar`, `exclusive` of others by a word."""
-    made: dict[str, Any] = dict(default_factory=list) if default == [] else dict(default=default)
-    return field(**made, metadata=dict(help=help, **told))
+    """A field that is `--named`; `names` in place of its own, `choices`, `metavar`, `nargs`, `exclusive` of others by a
+    word."""
+    return described_field(default, help=help, **told)
+
+
+def described_field(default: Any, **told: Any) -> Any:
+    return field(default_factory=list, metadata=told) if default == [] else field(default=default, metadata=told)
 
 
 def described(verb: str) -> dict[str, Any]:

@@ -40,18 +40,19 @@ UNTOLD = ("data_dir", "dataset_name", "hub_token", "push_to_hub_token")
 TIMM = "timm:"  # before a teacher's folder
 
 
-def origins(resolved: dict[str, Any], recipe: Path, built_in: bool, recipes: Path) -> dict[str, Any]:
+def origins(resolved: dict[str, Any], recipe: Path, built_in: bool, recipes: Path | None = None) -> dict[str, Any]:
     """Where a run's weights come from, for its metrics.json and its card.
 
     Args:
         resolved: its recipe, as it was run.
         recipe: the recipe's file; those of this repository make what is Apache-2.0.
         built_in: whether its data set is one of this package.
-        recipes: the folder of the recipes that come with this package.
+        recipes: the folder of the recipes that come with this package, if it is known.
     """
     start, teacher = resolved.get("init_from"), (resolved.get("distillation") or {}).get("teacher")
     card = card_of(start) if start else {}
-    from_nothing = built_in and recipe.resolve().parent == recipes.resolve() and not (start or teacher)
+    is_ours = recipes is not None and recipe.resolve().parent == recipes.resolve()
+    from_nothing = built_in and is_ours and not (start or teacher)
     on_hub = not built_in and not is_local(resolved["dataset"], resolved.get("dataset_settings"))
     name = dataset_name(resolved, built_in or on_hub)
     return dict(

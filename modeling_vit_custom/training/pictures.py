@@ -153,6 +153,16 @@ def lines_of(legend: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> 
     return lines
 
 
+def text_lines(lines: Sequence[str], width: int) -> Image.Image:
+    """Lines of text on paper, as wide as they need or as told."""
+    width = max([width, *(round(font().getlength(line)) + GAP for line in lines)])
+    paper = Image.new("RGB", (width, max(1, len(lines)) * LINE), PAPER)
+    draw = ImageDraw.Draw(paper)
+    for row, line in enumerate(lines):
+        draw.text((2, row * LINE), line, fill=INK, font=font())
+    return paper
+
+
 def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=10)
 

@@ -44,20 +44,23 @@ class Start:
     settings: dict[str, Any]  # the recipe's fields of the configuration, with the size that the processor makes
 
 
-def folder_of(name: str) -> Path:
+def folder_of(name: str, told_as: str | None = None) -> Path:
     """A folder, of a run's folder the checkpoint in it; or owner/name[@revision] on the Hub, which is fetched.
+
+    Args:
+        told_as: how sentences call it, if it is no recipe's `init_from`.
 
     Raises:
         FileNotFoundError: there is no checkpoint of that name.
     """
-    folder = Path(inside_run(name))
+    folder, told_as = Path(inside_run(name)), told_as or f"`init_from: {name}`"
     if (folder / "config.json").is_file():
         return folder
     found = HUB_NAME.fullmatch(name)
     if folder.exists() or not found:
         saved = sorted(path.parent.name for path in folder.glob("*/config.json"))
         hint = f"name one of its sub-folders, {', '.join(saved)}" if saved else "run the recipe that makes it first"
-        raise FileNotFoundError(f"`init_from: {name}` holds no checkpoint: {hint}.")
+        raise FileNotFoundError(f"{told_as} holds no checkpoint: {hint}.")
     try:
         for weights in ("*.safetensors", "*.bin"):
             place = snapshot_download(
@@ -68,7 +71,7 @@ def folder_of(name: str) -> Path:
     except (OSError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise FileNotFoundError(
-            f"`init_from: {name}` is no folder with a config.json, and could not be fetched from the Hub ({said}): run "
+            f"{told_as} is no folder with a config.json, and could not be fetched from the Hub ({said}): run "
             "the recipe that makes it first, or check the name, the network and HF_HUB_OFFLINE."
         ) from error
     return Path(place)
