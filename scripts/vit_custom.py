@@ -26,14 +26,13 @@ from typing import Any
 # and so takes the core from the thread it waits for where other programs run too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-HERE = Path(__file__).resolve().parent
 WORDS = ("dest", "help", "default", "choices", "metavar", "nargs", "action")  # of add_argument
 KINDS = {"int": int, "float": float, "Path": Path, "str": str}
 
 
 def package() -> Path:
     """The package's folder, which is not imported: of a checkout the one beside this file."""
-    beside = HERE.parent / "modeling_vit_custom"
+    beside = Path(__file__).resolve().parents[1] / "modeling_vit_custom"
     if (beside / "__init__.py").is_file():
         return beside
     found = importlib.util.find_spec("modeling_vit_custom")
@@ -79,11 +78,13 @@ def parse(verb: str, argv: list[str] | None = None, name: str | None = None) -> 
         return vars(parser.parse_args(argv))
     if not argv:
         parser.error("give a recipe, or --data with pictures")
-    found, settings = parser.parse_known_args(argv)
+    words = runpy.run_path(str(package() / "training/recipe_words.py"))
+    own, settings = words["divided"](argv, {*known.values(), "--help"})
+    found = parser.parse_args(own)
     text = (package() / keys).read_text(encoding="utf-8")
     if f"with transformers {version('transformers')})" in text:  # another version may have other keys
-        own = [word[2:] for word in known.values() if word.startswith("--")]
-        refuse_unknown(settings, own, [line.split()[0] for line in text.splitlines() if line[:3].strip()], parser)
+        lines = [line.split()[0] for line in text.splitlines() if line[:3].strip()]
+        refuse_unknown(settings, [word[2:] for word in known.values()], lines, words, parser)
     return vars(found) | dict(settings=settings)
 
 
@@ -93,9 +94,8 @@ def spelled(word: str, known: dict[str, str]) -> str:
     return known.get(name.replace("-", "_"), name) + equal + value if word.startswith("--") else word
 
 
-def refuse_unknown(settings: list[str], own: list[str], lines: list[str], parser: argparse.ArgumentParser):
+def refuse_unknown(settings: list[str], own: list[str], lines: list[str], words: dict, parser: Any):
     """What read_recipe refuses too, without importing it."""
-    words = runpy.run_path(str(package() / "training/recipe_words.py"))
     near_miss = runpy.run_path(str(package() / "near_names.py"))["near_miss"]
     dotted = [name for name in lines if "." in name]
     known = [*own, *(name for name in lines if name not in dotted)]

@@ -2,11 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
-from importlib.metadata import version
 
 import pytest
 import torch
@@ -84,38 +79,6 @@ def test_new_weights_are_those_of_the_seed():
     assert models[0].classifier.out_features == 3
     for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(first, second)
-
-
-UNPACKED = """
-import json, sys
-del sys.modules["modeling_vit_custom"]
-sys.path.insert(0, sys.argv[0])
-from modeling_vit_custom import ViTCustomConfig, configuration_presets, list_presets
-assert configuration_presets.__file__.startswith(sys.argv[0]), configuration_presets.__file__
-print(json.dumps([list_presets(), ViTCustomConfig.from_preset("pit_ti_224").hidden_sizes]))
-"""
-
-
-@pytest.mark.skipif(int(version("setuptools").split(".")[0]) < 77, reason="the build needs setuptools 77")
-def test_a_wheel_has_the_presets_and_every_file_of_the_package(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"  # what an earlier build left would come into the wheel
-    for name in ("modeling_vit_custom", "configs", "scripts"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "model_card.md"):
-        shutil.copy(ROOT / name, source)
-    build = "-m pip wheel --no-deps --no-build-isolation --no-index -q".split()
-    done = subprocess.run([sys.executable, *build, source, "-w", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(target)
-
-    def files(place):
-        return {str(path.relative_to(place)) for path in (place / "modeling_vit_custom").rglob("*.[pt][yx]*")}
-
-    assert files(target) == files(source)
-    done = stranger().call(UNPACKED, [target])
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [sorted(FILES), [64, 128, 256]]
 
 
 STRANGER = """

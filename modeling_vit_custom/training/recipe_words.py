@@ -1,6 +1,7 @@
 """The words of recipes and options. Only the standard library: the launcher runs this file before all others."""
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -97,6 +98,18 @@ def split_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
             position += has_value
         found.append((key.replace("-", "_"), text))
     return found
+
+
+def divided(words: Sequence[str], own: Collection[str]) -> tuple[list[str], list[str]]:
+    """(words of a command's own options and places, words of a recipe's keys); a value goes where its key goes."""
+    mine: list[str] = []
+    keys: list[str] = []
+    goes_to = mine
+    for word in words:
+        if word.startswith("--"):
+            goes_to = mine if word.partition("=")[0] in own else keys
+        goes_to.append(word)
+    return mine, keys
 
 
 def advice(
