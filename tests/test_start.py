@@ -111,7 +111,7 @@ def test_what_a_user_has_set_for_threads_stays():
 def test_names_in_options_are_those_of_the_package():
     assert list(PARTS) == list(compare.NAMES)
     assert list(DATASETS) == list(compare.SETS)
-    assert list(NEEDED) == list(get_data.NAMES)
+    assert [*NEEDED, get_data.CHECKPOINTS] == list(get_data.NAMES)
     assert get_data.parse([]).data_dir == DATA_DIR
 
 

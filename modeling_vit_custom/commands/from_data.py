@@ -58,7 +58,8 @@ def recipe_from_data(words: list[str]) -> tuple[Recipe, Any]:
         splits = load_data(first)
     place = Path(str(first.training.output_dir)).parent / CONVERTED
     chosen = {} if first.data.streaming else chosen_for(first, splits, place)
-    taken = {key: one for key, one in chosen.items() if key not in given}
+    replaced = {*given, *(["num_train_epochs"] if "max_steps" in given else [])}
+    taken = {key: one for key, one in chosen.items() if key not in replaced}
     recipe = read_recipe(path, words, base | {key: one.value for key, one in taken.items()})
     if recipe.training.process_index == 0:
         report(recipe, splits, taken)

@@ -15,13 +15,15 @@ from safetensors import SafetensorError
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .onnx_files import read_onnx
 from .pickles import load_tensors
 from .pickles import unwrap
 from .sources import Checkpoint
 from .sources import WeightFile
 
+ONNX = ".onnx"
 INDEXED = ("model.safetensors", "pytorch_model.bin")
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th")  # .tar as in .pth.tar
+SUFFIXES = (".safetensors", ".npz", ONNX, ".pth", ".pt", ".bin", ".ckpt", ".tar", ".th")  # .tar as in .pth.tar
 # How files begin that stand for the weights: the sentence on each.
 STAND_INS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the weights: run `git lfs pull` in its folder",
@@ -90,8 +92,13 @@ def read_checkpoint(
     index, files = weight_files(path)
     tensors: dict[str, torch.Tensor] = {}
     records, notes, entry = [], [], ""
+    told: dict[str, Any] | None = None  # a configuration that the file itself says
     for file in files:
-        held, metadata, entry, note = read_weights(file, prefix)
+        if file.suffix == ONNX:
+            held, told = read_onnx(existing(file))
+            metadata, note = {"format": "pt"}, ["the configuration is what the shapes and the graph say"]
+        else:
+            held, metadata, entry, note = read_weights(file, prefix)
         if twice := held.keys() & tensors.keys():
             raise ValueError(f"{file.name} repeats tensors of another file: {', '.join(sorted(twice))}.")
         tensors |= held
@@ -101,6 +108,7 @@ def read_checkpoint(
     if wrong:
         raise ValueError(f"The index and its files do not agree about {', '.join(sorted(wrong))}: download them again.")
     found = read_json(Path(config)) if config is not None else read_json(folder / "config.json")
+    found = told if found is None and config is None else found
     if config is not None and found is None:
         raise FileNotFoundError(f"There is no configuration {config}.")
     processor = read_json(folder / "preprocessor_config.json")
@@ -138,9 +146,7 @@ def read_weights(
     file: Path, prefix: str | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str] | None, str, list[str]]:
     """(tensors, safetensors' metadata, the entry that they lie in, what was left out)."""
-    if not file.is_file():
-        raise FileNotFoundError(f"The index names {file.name}, which is not there: download it too.")
-    with file.open("rb") as opened:
+    with existing(file).open("rb") as opened:
         start = opened.read(64).lstrip()
     if not start:
         raise ValueError(f"{file} is empty: download it again.")
@@ -152,6 +158,12 @@ def read_weights(
     except (SafetensorError, BadZipFile, EOFError, KeyError, RuntimeError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file} is damaged, or not what its ending says ({why}): download it again.") from None
+
+
+def existing(file: Path) -> Path:
+    if not file.is_file():
+        raise FileNotFoundError(f"The index names {file.name}, which is not there: download it too.")
+    return file
 
 
 def parse_weights(
