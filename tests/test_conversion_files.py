@@ -25,6 +25,7 @@ from modeling_vit_custom import ViTCustomBackbone
 from modeling_vit_custom import ViTCustomConfig
 from modeling_vit_custom import ViTCustomDualEncoder
 from modeling_vit_custom import ViTCustomForImageClassification
+from modeling_vit_custom.commands import convert as verb
 from modeling_vit_custom.conversion import convert
 from modeling_vit_custom.conversion import find_source
 from modeling_vit_custom.conversion import from_timm
@@ -415,8 +416,8 @@ def test_a_preset_says_what_a_file_does_not(tmp_path):
         assert (told in notes(ours)) == (source == "original-deit")
         again = script.main(["--back", str(ours), str(tmp_path / f"{source} again")])
         assert [path.name for path in again.iterdir()] == ["file.safetensors"]
-    with pytest.raises(ValueError, match="no preset 'deit_base_patch16_22': did you mean `deit_base_patch16_224`"):
-        script.read_preset("deit_base_patch16_22")
+    with pytest.raises(ValueError, match="no preset 'deit_base_patch16_22': did you mean 'deit_base_patch16_224'"):
+        verb.read_config("deit_base_patch16_22")
     options = ["--source", "original-deit", "--preset", "deit_base_patch16_224"]
     with pytest.raises(ValueError, match="The preset has a width of 768, the file one of 32"):
         converted(tmp_path / "file.pth", tmp_path / "ours", *options)

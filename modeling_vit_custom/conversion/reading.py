@@ -92,6 +92,7 @@ def read_checkpoint(
     index, files = weight_files(path)
     tensors: dict[str, torch.Tensor] = {}
     records, notes, entry = [], [], ""
+    metadata: dict[str, str] | None = None
     told: dict[str, Any] | None = None  # a configuration that the file itself says
     for file in files:
         if file.suffix == ONNX:
