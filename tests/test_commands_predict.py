@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor
 from transformers import CLIPImageProcessor
 from transformers import DetrImageProcessor
@@ -22,6 +23,8 @@ from modeling_vit_custom import ViTCustomForImageClassification
 from modeling_vit_custom import ViTCustomForObjectDetection
 from modeling_vit_custom import ViTCustomForSemanticSegmentation
 from modeling_vit_custom import ViTCustomModel
+from modeling_vit_custom.inspection import attention_maps
+from modeling_vit_custom.inspection import rollout
 from modeling_vit_custom.training.images import to_rgb
 from modeling_vit_custom.training.tokenizers import word_tokenizer
 from scripts import predict
@@ -222,3 +225,16 @@ def test_a_model_without_an_answer_says_so(photos, tmp_path):
     folder = saved(tmp_path / "model", ViTCustomModel(tiny()), ViTImageProcessor(**SIZE))
     with pytest.raises(ValueError, match="which gives no answer of a picture: fine-tune it first"):
         predict.main([folder, "photo.jpg"])
+
+
+def test_where_it_looked_is_written_as_picture_and_tensors(classifier, photos):
+    predict.main([classifier, "photo.jpg", "--attention", "--output", "told"])
+    with Image.open(photos / "told/photo.attention.png") as drawn:
+        assert len(drawn.convert("RGB").getcolors(10**6)) > 100
+    found = load_file(photos / "told/photo.attention.safetensors")
+    model = ViTCustomForImageClassification.from_pretrained(classifier)
+    pixels = AutoImageProcessor.from_pretrained(classifier)(Image.open(photos / "photo.jpg"), return_tensors="pt")
+    torch.testing.assert_close(found.pop("rollout"), rollout(model, pixels["pixel_values"])[0])
+    for number, layer in enumerate(attention_maps(model, pixels["pixel_values"])):
+        torch.testing.assert_close(found.pop(f"layer_{number}"), layer[0])
+    assert not found

@@ -168,6 +168,6 @@ def answers_of(task: Task | None, model: nn.Module, processor: Any, settings: An
     if name not in KINDS:
         raise ValueError(
             f"This checkpoint is for {name}, which gives no answer of a picture: fine-tune it first, by `vit-custom "
-            "train --from`, or add --attention to see where it looks."
+            "train --from`."
         )
     return KINDS[name](model, processor, settings)

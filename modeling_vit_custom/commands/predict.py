@@ -37,6 +37,7 @@ from ..training.starting import folder_of
 from .answers import Answers
 from .answers import Record
 from .answers import answers_of
+from .looking import write_attention
 from .options import argument
 from .options import option
 
@@ -77,6 +78,8 @@ def main(options: Options) -> list[dict[str, Any]]:
             found.append(dict(file=str(path), answers=records))
             if output is not None:
                 write_picture(output / names[path], answers, image, records)
+                if options.attention:
+                    write_attention(output / names[path], model, answers.images, answers.pixels(image))
     if output is not None:
         for format in FORMATS[1:]:
             (output / f"predictions.{format}").write_text(written(found, format, answers.columns), encoding="utf-8")

@@ -1,5 +1,11 @@
 """Looking at models: what they cost, and where a number comes from."""
 
+from .attention_maps import LayerAttention
+from .attention_maps import attention_maps
+from .attention_maps import enlarge
+from .attention_maps import layer_attentions
+from .attention_maps import rollout
+from .attention_picture import draw_attention
 from .cost import RECOMPUTED
 from .cost import cost
 from .cost import largest
@@ -18,16 +24,22 @@ from .speed import ratio
 __all__ = [
     "RECOMPUTED",
     "Cost",
+    "LayerAttention",
     "Run",
+    "attention_maps",
     "birth_certificate",
     "cost",
     "count_kept_bytes",
     "count_macs",
     "count_parameters",
     "count_peak_bytes",
+    "draw_attention",
+    "enlarge",
     "interleaved",
     "largest",
+    "layer_attentions",
     "memory",
     "ratio",
+    "rollout",
     "total",
 ]

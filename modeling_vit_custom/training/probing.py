@@ -3,11 +3,8 @@
 N images, M training images, B batch, C channels, H W pixels, D width, L labels.
 """
 
-import random
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from ..common import extra
+from ..common import frozen
 from .collators import Numbered
 from .images import to_rgb
 
@@ -26,25 +24,6 @@ INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 3))  # scikit-learn
 MOMENTS = ("evaluate", "epoch")
 # "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al. 2021), section 3.1.4
 TEMPLATES = ("a photo of a {}.",)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Within it the model is in evaluation and takes no gradients. Afterwards each of its modules is in the mode it was
-    in, and no random generator has moved: a training goes on as if nothing had been.
-    """
-    modes = {module: module.training for module in model.modules()}
-    python, numpy = random.getstate(), np.random.get_state()
-    device = next(model.parameters()).device
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def pooled(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
