@@ -71,7 +71,7 @@ def main(options: Options) -> Path | None:
     own = recipe_on(options.data, checkpoint) if options.data else None
     settings, was = settings_of(options, own, CLASSES if probes or task is None else task.name)
     with tempfile.TemporaryDirectory() as work:
-        recipe = recipe_for_evaluation(settings, Path(work))
+        recipe = recipe_for_evaluation(settings, Path(work), task, model.config, probes)
         with recipe.training.main_process_first(desc="loading the data"):
             whole = False if kinds else is_whole(options.data, options.split, own is not None)
             splits = load_again(recipe, whole, bool(settings.get("streaming")), checkpoint if was else None)

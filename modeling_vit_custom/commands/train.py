@@ -164,7 +164,7 @@ def write_results(folder: Path, name: str, recipe: Recipe, resolved: dict, train
         metric=task.metric,
         reached=trained.metrics,
         baseline=trained.baseline,
-        **({"pictures_pipeline_sees_otherwise": trained.seen_otherwise} if trained.seen_otherwise else {}),
+        **trained.of_the_data,
         weights={path.name: sha256(path) for path in checkpoint.glob("*.safetensors")},
         seed=recipe.training.seed,
         seconds=trained.seconds,

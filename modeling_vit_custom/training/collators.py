@@ -21,6 +21,7 @@ from ..configuration_vit_custom import ViTCustomConfig
 from .detection_data import pad
 from .images import decode_rgb
 from .naming import name_of
+from .tokenizers import first_caption
 
 
 class Numbered(Dataset):
@@ -242,7 +243,8 @@ class PreTrainingCollator:
 
 class ImageTextCollator:
     """A list of `{"image": PIL image, "caption": str}` -> `pixel_values` (B, C, H, W), and `input_ids` and
-    `attention_mask` (B, M), as long as the longest caption.
+    `attention_mask` (B, M), as long as the longest caption. Of a list of captions, a training row (Augmented) gives
+    one, drawn by seed, epoch and index alone; other rows the first.
 
     Args:
         processor: an image processor and a tokenizer in one; the text tower takes `tokenizer.model_max_length` tokens.
@@ -253,9 +255,15 @@ class ImageTextCollator:
             named.
     """
 
-    def __init__(self, processor: Any, truncation: bool = False):
+    def __init__(self, processor: Any, truncation: bool = False, seed: int = 0):
         self.image_processor, self.tokenizer = processor.image_processor, processor.tokenizer
-        self.truncation = truncation
+        self.truncation, self.seed = truncation, seed
+
+    def caption_of(self, position: int, row: dict[str, Any]) -> str:
+        captions = row["caption"]
+        if isinstance(captions, str) or "copy" not in row or len(captions) < 2:
+            return first_caption(captions or "").strip()
+        return captions[int(generator_of(self.seed, position, row).integers(len(captions)))].strip()
 
     def keep_ends(self, captions: list[str], texts: dict[str, torch.Tensor]):
         """Put the end token back as the last of each caption that was cut off before it."""
@@ -265,7 +273,8 @@ class ImageTextCollator:
                 ids[mask.nonzero()[-1]] = end
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        captions, longest = [row["caption"].strip() for row in rows], self.tokenizer.model_max_length
+        captions = [self.caption_of(position, row) for position, row in enumerate(rows)]
+        longest = self.tokenizer.model_max_length
         settings: dict[str, Any] = dict(padding=True, return_token_type_ids=False, return_tensors="pt")
         texts = self.tokenizer(captions, truncation=self.truncation, **settings)
         self.keep_ends(captions, texts)

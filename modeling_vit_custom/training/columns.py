@@ -1,5 +1,6 @@
 """Which columns rows have: the picture, and the class as a number. What is ambiguous is asked for, never guessed."""
 
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -50,6 +51,50 @@ def rename(rows: Any, old: str, new: str) -> Any:
     if new in rows.column_names:
         rows = rows.rename_column(new, f"other_{new}")
     return rows.rename_column(old, new)
+
+
+def captions_of(splits: Splits, column: str | None, dataset: str) -> Splits:
+    """With the column of captions, texts or lists of them, as `caption`.
+
+    Raises:
+        ValueError: there is no such column, or it holds something else.
+    """
+    features = features_of(first(splits), dataset)
+    texts = [name for name, kind in features.items() if "string" in str(getattr(kind, "dtype", "")) or is_texts(kind)]
+    if column is None and "caption" not in features:
+        example = f"`caption_column: {(texts or ['<column>'])[0]}`"
+        raise ValueError(
+            f"`dataset: {dataset}` has no column `caption`, no photo.txt beside photo.jpg and no captions.txt: name "
+            f"the column, as in {example}; {listed(features)}."
+        )
+    column = column or "caption"
+    for rows in splits.values():
+        if column not in features_of(rows, dataset):
+            raise ValueError(
+                f"`caption_column: {column}` is no column of `dataset: {dataset}`: {listed(rows.features)}."
+            )
+    if column not in texts:
+        raise ValueError(f"`caption_column: {column}` holds {features[column]}: name a column of texts.")
+    return type(splits)({name: rename(rows, column, "caption") for name, rows in splits.items()})
+
+
+def is_texts(kind: Any) -> bool:
+    return "string" in str(getattr(getattr(kind, "feature", None), "dtype", ""))
+
+
+NAME_FILES = ("label_names.txt", "class_names.txt", "classes.txt")  # a name in each line, of class 0, 1, ...
+
+
+def names_in_file(rows: Any, column: str | None, dataset: str) -> list[str] | None:
+    """The names of a column of whole numbers, of a file that lies beside the table or in the folder."""
+    kind = rows.features.get(column) if column and rows.features else None
+    place = Path(dataset).expanduser()
+    folder = place if place.is_dir() else place.parent
+    path = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
+    if path is None or not isinstance(kind, Value) or "int" not in kind.dtype:
+        return None
+    print(f"`dataset: {dataset}`: the classes of `{column}` have the names in {path.name}, from 0 on.")
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 WITHOUT = "`label_column: {}` of `dataset: {}` has rows without a label: leave them out."
@@ -123,10 +168,14 @@ class Picks:
 
 def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) -> Splits:
     """Texts or whole numbers as classes: of given names, or sorted by themselves."""
+    splits = whole_numbers(splits, column)
     kind = first(splits).features["label"]
     numbers = isinstance(kind, Value) and (kind.dtype == "bool" or "int" in kind.dtype)
     if not numbers and not (isinstance(kind, Value) and "string" in kind.dtype):
-        raise ValueError(f"`label_column: {column}` holds {kind}: name a column of classes, texts or whole numbers.")
+        raise ValueError(
+            f"`label_column: {column}` holds {kind}: name a column of classes, texts or whole numbers, or set "
+            "`problem_type: regression` for numbers, `problem_type: multi_label_classification` for lists."
+        )
     if isinstance(splits, IterableDatasetDict):
         if not names:
             raise ValueError(
@@ -143,7 +192,12 @@ def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) 
     values = {name: set(rows.unique("label")) for name, rows in splits.items()}
     if None in set().union(*values.values()):
         raise ValueError(WITHOUT.format(column, dataset))
-    if names is None:
+    if names is None and numbers and (told := names_beside(splits, column, dataset)):
+        values = {split: {told[value] for value in some} for split, some in values.items()}
+        texts = [told[value] for value in sorted(told) if told[value] in first(values)]
+        others = set().union(*values.values())
+        splits = type(splits)({split: replaced(rows, told) for split, rows in splits.items()})
+    elif names is None:
         classes = sorted(first(values))
         write = (lambda value: str(value).lower()) if kind.dtype == "bool" else str  # as Arrow writes a bool
         texts = [write(value) for value in classes]
@@ -161,6 +215,66 @@ def encoded(splits: Splits, column: str, names: list[str] | None, dataset: str) 
     else:
         splits = splits.cast_column("label", Value("int64"))
     return splits.cast_column("label", ClassLabel(names=texts))
+
+
+def whole_numbers(splits: Splits, column: str) -> Splits:
+    """Numbers with a point that are all whole, as pandas writes them where a row is empty, are whole numbers.
+
+    Raises:
+        ValueError: some are not whole.
+    """
+    kind = first(splits).features["label"]
+    if not (isinstance(kind, Value) and "float" in kind.dtype) or isinstance(splits, IterableDatasetDict):
+        return splits
+    found = {
+        value for rows in splits.values() for value in rows.unique("label") if value is not None and value == value
+    }
+    if broken := sorted(value for value in found if not float(value).is_integer()):
+        raise ValueError(
+            f"`label_column: {column}` holds numbers that are no classes, such as {broken[0]}: set `problem_type: "
+            "regression`, or name another column."
+        )
+    labels = {
+        split: [None if value is None or value != value else int(value) for value in rows["label"]]
+        for split, rows in splits.items()
+    }
+    return type(splits)(
+        {
+            split: rows.remove_columns("label").add_column("label", labels[split], feature=Value("int64"))
+            for split, rows in splits.items()
+        }
+    )
+
+
+def names_beside(splits: Splits, column: str, dataset: str) -> dict[Any, str] | None:
+    """The name of each number, where a column of texts beside it tells: `label_name` of `label`, or `class_name`.
+
+    Raises:
+        ValueError: a number with two names, or a name of two numbers.
+    """
+    features = first(splits).features
+    texts = [name for name, kind in features.items() if isinstance(kind, Value) and "string" in kind.dtype]
+    beside = next((name for name in (f"{column}_name", "label_name", "class_name") if name in texts), None)
+    if beside is None or any(beside not in rows.column_names for rows in splits.values()):
+        return None
+    pairs = {
+        (row["label"], row[beside])
+        for rows in splits.values()
+        for row in rows.with_format(None).select_columns(["label", beside])
+    }
+    told = dict(pairs)
+    if len(told) < len(pairs) or len(set(told.values())) < len(pairs) or None in told.values():
+        raise ValueError(
+            f"`{beside}` of `dataset: {dataset}` does not give each number of `label_column: {column}` one name of its "
+            f"own: repair it, name `label_column: {beside}`, or add `class_names` to `dataset_settings`."
+        )
+    print(f"`dataset: {dataset}`: the classes of `{column}` have the names in `{beside}`.")
+    return told
+
+
+def replaced(rows: Dataset, told: dict[Any, str]) -> Dataset:
+    labels = [told[value] for value in rows["label"]]
+    return rows.remove_columns("label").add_column("label", labels, feature=Value("string"))
 
 
 class Encodes:

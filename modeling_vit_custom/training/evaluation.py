@@ -10,6 +10,7 @@ import torch
 import yaml
 from datasets import ClassLabel
 from datasets import DatasetDict
+from datasets import List
 from transformers import AutoConfig
 from transformers import AutoModel
 from transformers import AutoModelForImageClassification
@@ -20,6 +21,9 @@ from .collators import Numbered
 from .recipe import Recipe
 from .recipe import read_recipe
 from .run import load_data
+from .target_tasks import task_of
+from .targets import NUMBERS
+from .targets import SINGLE
 from .task import Task
 from .tasks import TASKS
 from .trainer import ViTCustomTrainer
@@ -55,6 +59,8 @@ def load_checkpoint(checkpoint: str, wanted: str | None = None) -> tuple[Task | 
     elif kind.endswith("ForImageClassification"):  # one of transformers' own, to compare with
         task, loader = TASKS[CLASSES], AutoModelForImageClassification
     model, told = loader.from_pretrained(checkpoint, output_loading_info=True)
+    if task is not None:
+        task = task_of(task.name, model.config.problem_type)
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"{checkpoint} is a {kind} and has no {missing[0]}: leave --task out, or name its own.")
     return task, model
@@ -76,8 +82,32 @@ def recipe_of_run(checkpoint: str) -> tuple[dict[str, Any], dict[str, float]]:
     return yaml.safe_load(text), told["reached"]
 
 
-def recipe_for_evaluation(settings: dict[str, Any], work: Path) -> Recipe:
-    """A recipe's settings without those of a training; `work` is an empty folder."""
+def with_answers(settings: dict[str, Any], task: Task | None, config: Any, probes: bool) -> dict[str, Any]:
+    """With the kind of answers that a checkpoint gives, and of numbers their columns, where a recipe does not say.
+
+    Raises:
+        ValueError: probes of data whose images have no one class.
+    """
+    if probes:
+        if (settings.get("problem_type") or SINGLE) != SINGLE:
+            raise ValueError(
+                f"Probes find one class an image, and the data are read for {settings['problem_type']}: leave them out."
+            )
+        return settings
+    if task is None or task.problem_type in (None, SINGLE):
+        return settings
+    told: dict[str, Any] = {"problem_type": task.problem_type}
+    if task.problem_type == NUMBERS and not (settings.get("label_column") or settings.get("label_columns")):
+        told["label_columns"] = list(config.id2label.values())
+    return settings | {key: value for key, value in told.items() if not settings.get(key)}
+
+
+def recipe_for_evaluation(
+    settings: dict[str, Any], work: Path, task: Task | None = None, config: Any = None, probes: bool = False
+) -> Recipe:
+    """A recipe's settings without those of a training, and with a checkpoint's task as `with_answers`; `work` is an
+    empty folder."""
+    settings = with_answers(settings, task, config, probes)
     unused = {field.name for field in fields(TrainingArguments)}.difference(KEPT)
     settings = {key: value for key, value in settings.items() if key not in unused and key != "streaming"}
     settings.setdefault("use_cpu", not torch.accelerator.is_available())  # else torchrun's processes do not share work
@@ -140,16 +170,18 @@ def is_whole(dataset: str | None, split: str, of_the_run: bool) -> bool | None:
 def with_classes_of(config: Any, splits: Any, dataset: str) -> Any:
     """With the labels of a model's classes, where those of the data are among them by name."""
     own = [normalize("NFC", name) for _, name in sorted((config.id2label or {}).items())]
-    kind = splits["test"].features.get("label")
+    feature = splits["test"].features.get("label")
+    kind = getattr(feature, "feature", feature)
     if not isinstance(kind, ClassLabel) or kind.names == own or not set(kind.names) <= set(own):
         return splits
     if lacking := [name for name in own if name not in kind.names]:
         print(f"`dataset: {dataset}` has no images of {', '.join(lacking[:5])}{' ...' * (len(lacking) > 5)}.")
     numbers, made = [own.index(name) for name in kind.names], {}
     for name, rows in splits.items():
-        labels = [numbers[label] for label in rows["label"]]
-        plain = rows.with_format(None).remove_columns("label")
-        made[name] = plain.add_column("label", labels, feature=ClassLabel(names=own))
+        several = kind is not feature
+        labels = [[numbers[one] for one in label] if several else numbers[label] for label in rows["label"]]
+        plain, classes = rows.with_format(None).remove_columns("label"), ClassLabel(names=own)
+        made[name] = plain.add_column("label", labels, feature=List(classes) if several else classes)
         if rows.format["type"] == "custom":
             made[name] = made[name].with_transform(rows.format["format_kwargs"]["transform"])
     return DatasetDict(made)

@@ -45,7 +45,7 @@ def save_examples(folder: Path, trained: Any, count: int):
     rows = held_out.select(spread(task.classes_of(held_out), min(count, MOST)))
     for index, image in enumerate(rows["image"]):
         bare(image).save(images / f"{index}.png")
-    if task.name == "image-classification":
+    if task.tells_mistakes:
         labels = {f"{index}.png": trained.class_names[label] for index, label in enumerate(rows["label"])}
         (images / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
         write_mistakes(folder / "mistakes.csv", trained.prediction, held_out, trained.class_names)

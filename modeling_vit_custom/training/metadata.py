@@ -40,10 +40,11 @@ def read_table(path: Path) -> Table:
         ValueError: it cannot be read.
     """
     try:
-        if path.suffix == ".csv":
-            texts = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+        if path.suffix.lower() in (".csv", ".tsv"):
+            mark = "," if path.suffix.lower() == ".csv" else "\t"
+            texts = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, na_values=[""])
             table = pa.Table.from_pandas(texts.apply(meant), preserve_index=False)
-        elif path.suffix == ".jsonl":
+        elif path.suffix.lower() == ".jsonl":
             table = pyarrow.json.read_json(str(path))
         else:
             table = pyarrow.parquet.ParquetFile(path).read()

@@ -34,6 +34,16 @@ def classification(logits: Any, labels: Any, class_names: Sequence[str] | None =
     return metric.compute(predictions=logits, references=labels, class_names=class_names)
 
 
+def multi_label(logits: Any, labels: Any, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """(N, L), (N, L) -> map, f1_micro, f1_macro; with names, each class too: see multi_label_metrics.py."""
+    return load("multi_label_metrics").compute(predictions=logits, references=labels, class_names=class_names)
+
+
+def regression(found: Any, truth: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """(N, L), (N, L) -> mae, rmse, r2; with names, of each number too: see regression_metrics.py."""
+    return load("regression_metrics").compute(predictions=found, references=truth, names=names)
+
+
 def mean_iou(found: Any, truth: Any, config: Any) -> dict[str, float]:
     """Two maps of classes (N, H, W) -> the mean over classes of intersection over union, and that of each class."""
     names, ignored = list(config.id2label.values()), config.semantic_loss_ignore_index

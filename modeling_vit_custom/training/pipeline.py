@@ -16,6 +16,11 @@ from .augmentation import Augmented
 from .augmentation import Normalise
 from .augmentation import Prepared
 from .augmentation import make_transform
+from .balance import count_classes
+from .class_weights import ClassLoss
+from .class_weights import Weigh
+from .class_weights import tell_weights
+from .class_weights import weights_of
 from .collators import Numbered
 from .distillation import CachedTeach
 from .distillation import DistillationLoss
@@ -29,7 +34,10 @@ from .mixing import soft_cross_entropy
 from .recipe import Recipe
 from .recipe import meant
 from .recipe import refuse_unknown
+from .standardised import mean_and_deviation
 from .streams import NumberedStream
+from .targets import NUMBERS
+from .targets import SINGLE
 from .task import Task
 
 DISTILLATION = ("teacher", "kind", "alpha", "temperature", "cache")
@@ -60,7 +68,10 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
         ValueError: a setting that nothing has; or one that this task, or a stream, cannot have.
         FileNotFoundError: there is no such teacher.
     """
-    data, seed = recipe.data, recipe.training.seed
+    data, seed, problem = recipe.data, recipe.training.seed, task.problem_type
+    if recipe.model.class_weights and (problem is None or problem == NUMBERS):
+        what = f"`task: {task.name}`" if problem is None else f"`problem_type: {NUMBERS}`"
+        raise ValueError(f"{recipe.path} sets `class_weights`, which {what} cannot have: leave it out.")
     if not task.only_images:
         settings = dict(augmentation=data.augmentation, mix=data.mix, streaming=data.streaming)
         settings |= dict(repeated_augmentation=data.repeated_augmentation > 1, distillation=recipe.model.distillation)
@@ -82,12 +93,17 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
     else:
         train = Augmented(splits["train"], transform, seed)
     steps: list[Callable] = [Normalise.of(image_processor)]
-    pipeline = Pipeline(train, prepared, collate, steps, soft_cross_entropy if recipe.model.is_foreign else None)
-    if task.name != "image-classification":
+    pipeline = Pipeline(
+        train, prepared, collate, steps, ClassLoss(problem) if recipe.model.is_foreign and problem else None
+    )
+    if problem != SINGLE:
         for key, value in (("mix", data.mix), ("distillation", recipe.model.distillation)):
             if value:
-                raise ValueError(f"{recipe.path} sets `{key}`, which is for image classification: leave it out.")
-        return pipeline
+                raise ValueError(
+                    f"{recipe.path} sets `{key}`, which is for image classification with one class an image: leave it "
+                    "out."
+                )
+        return weighted(pipeline, recipe, task, splits)
     teach = None
     if recipe.model.distillation:
         teach = teacher_step(recipe, splits, config, prepared)
@@ -104,10 +120,30 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
             pipeline.collate = Mix(pipeline.collate, config.num_labels, seed=seed, **data.mix)
         steps.insert(1 if isinstance(teach, CachedTeach) else 0, MixPixels())
         pipeline.loss = pipeline.loss or soft_cross_entropy
-    if pipeline.loss and recipe.training.label_smoothing_factor:
+    return weighted(pipeline, recipe, task, splits)
+
+
+def weighted(pipeline: Pipeline, recipe: Recipe, task: Task, splits: Any) -> Pipeline:
+    """With the loss that weighs classes, if the recipe does; or numbers, by their variance."""
+    setting, problem = recipe.model.class_weights, str(task.problem_type)
+    if problem == NUMBERS and not recipe.data.streaming:
+        _, deviation = mean_and_deviation(splits["train"])
+        pipeline.device_steps.append(Weigh((1 / deviation.square()).float()))
+        pipeline.loss = ClassLoss(problem)
+    if setting:
+        counts = count_classes(splits["train"], task.class_names(splits))
+        weights = weights_of(setting, counts, len(splits["train"]), problem)
+        pipeline.device_steps.append(Weigh(weights))
+        pipeline.loss = ClassLoss(problem)
+        if recipe.training.process_index == 0:
+            tell_weights(weights, list(counts))
+    smoothing = recipe.training.label_smoothing_factor
+    if smoothing and problem not in (SINGLE, "None"):
+        raise ValueError(f"{recipe.path} sets `label_smoothing_factor`, which `{problem}` cannot have: leave it out.")
+    if smoothing and pipeline.loss:
         raise ValueError(
             f"{recipe.path} sets `label_smoothing_factor`, which Trainer leaves out with such a loss: write "
-            f"`mix: {{label_smoothing: {recipe.training.label_smoothing_factor}}}`, with the alphas 0 for nothing else."
+            f"`mix: {{label_smoothing: {smoothing}}}`, with the alphas 0 for nothing else."
         )
     return pipeline
 

@@ -10,23 +10,39 @@ from datasets import DatasetDict
 from datasets import IterableDatasetDict
 from datasets.data_files import DataFilesList
 
+from .caption_files import captions_beside
 from .columns import Splits
 from .folders import Listing
 from .folders import Parts
 from .folders import list_files
 from .folders import tell
+from .image_folders import Rows
 from .image_folders import pictures
 from .layouts import split_of
 from .metadata import METADATA
 from .picture_formats import NEED_PLUGIN
 from .picture_formats import picture_endings
 from .splits import choose_splits
+from .tables import NOTHING
+from .tables import Asked
+from .tables import is_table
+from .tables import names_pictures
+from .tables import read_tables
+from .tables import tables_beside
+from .tables import tables_in
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 ON_HUB = "that it is there, public and has images, that there is a network, and that HF_HUB_OFFLINE is not set"
 
 
-def read(dataset: str, settings: dict[str, Any], streaming: bool, needs_label: bool, whole: bool | None) -> Splits:
+def read(
+    dataset: str,
+    settings: dict[str, Any],
+    streaming: bool,
+    needs_label: bool,
+    whole: bool | None,
+    asked: Asked = NOTHING,
+) -> Splits:
     """The splits that are used, of whatever columns: `train` and perhaps `test`, or of `whole` data `all`."""
     place = Path(dataset).expanduser()
     named = settings.get("data_files")
@@ -37,7 +53,9 @@ def read(dataset: str, settings: dict[str, Any], streaming: bool, needs_label: b
             splits = IterableDatasetDict({name: rows.to_iterable_dataset() for name, rows in splits.items()})
     elif named or place.exists() or any(letter in dataset for letter in "*?["):
         found = listings(named) if named else {"": list_files(dataset)}
-        builder = builder_of(found, dataset)
+        builder = builder_of(found, dataset, asked.needs_caption)
+        if (told := told_in_files(found, builder, dataset, settings, needs_label, asked)) is not None:
+            return of_rows(told, found, dataset, settings, streaming, whole)
         if builder == "imagefolder":
             return pictures(found, dataset, settings, streaming, needs_label, whole)
         splits = shards(found, builder, dataset, streaming)
@@ -51,6 +69,43 @@ def read(dataset: str, settings: dict[str, Any], streaming: bool, needs_label: b
         if isinstance(rows, Dataset) and not len(rows):
             raise ValueError(f"The split {name} of `dataset: {dataset}` is empty: point to another.")
     return type(splits)(kept)
+
+
+def told_in_files(
+    found: dict[str, Listing], builder: str, dataset: str, settings: dict[str, Any], needs_label: bool, asked: Asked
+) -> Rows | None:
+    """What tables, or texts beside pictures, say of pictures; None where folders or the pictures' own files do."""
+    image_dir = settings.get("image_dir")
+    if builder == "imagefolder":
+        chosen = tables_beside(found, asked, needs_label, image_dir)
+        has_metadata = any(path.name in METADATA for one in found.values() for path, _ in one.files)
+        if not chosen and asked.needs_caption and not has_metadata:
+            return captions_beside(found, dataset)
+    else:
+        chosen = tables_in(found, asked) if builder in ("table", "parquet") else []
+        if builder == "parquet" and not all(names_pictures(path) for *_, path in chosen):
+            return None
+    if not chosen:
+        return None
+    paths = {path for *_, path in chosen}
+    for one in found.values():
+        for path, parts in one.files:
+            if path not in paths and path.suffix.lower() not in picture_endings():
+                one.leave_out("files that are not used", parts)
+    return read_tables(chosen, dataset, asked, image_dir)
+
+
+def of_rows(
+    told: Rows, found: dict[str, Listing], dataset: str, settings: dict[str, Any], streaming: bool, whole: bool | None
+) -> Splits:
+    names = choose_splits(told.splits, settings.get("held_out"), dataset, whole)
+    if "all" in names:
+        told.splits = {"all": [row for rows in told.splits.values() for row in rows]}
+    else:
+        told.splits = {name: told.splits[old] for name, old in names.items()}
+    tell(dataset, list(found.values()), told.said)
+    kind = IterableDatasetDict if streaming else DatasetDict
+    return kind({name: told.dataset(name, streaming) for name in told.splits})
 
 
 def listings(named: Any) -> dict[str, Listing]:
@@ -72,7 +127,7 @@ def listings(named: Any) -> dict[str, Listing]:
     return found
 
 
-def builder_of(found: dict[str, Listing], dataset: str) -> str:
+def builder_of(found: dict[str, Listing], dataset: str, needs_caption: bool = False) -> str:
     paths = [path for one in found.values() for path, _ in one.files]
     endings, needed = picture_endings(), {path.suffix.lower() for path in paths} & set(NEED_PLUGIN)
     has_pictures = bool(needed) or any(path.suffix.lower() in endings for path in paths)
@@ -88,6 +143,8 @@ def builder_of(found: dict[str, Listing], dataset: str) -> str:
         )
     if kinds:
         return kinds.pop()
+    if not has_pictures and any(is_table(path, needs_caption) for path in paths):
+        return "table"
     if has_pictures and (needed := needed - endings) and not any(path.suffix.lower() in endings for path in paths):
         raise FileNotFoundError(
             f"`dataset: {dataset}` holds images that Pillow alone does not read ({', '.join(sorted(needed))}): "
@@ -97,8 +154,8 @@ def builder_of(found: dict[str, Listing], dataset: str) -> str:
         words = [one.words() for one in found.values() if one.left_out]
         more = f" but {'; '.join(words)}" if words else ""
         raise FileNotFoundError(
-            f"`dataset: {dataset}` holds no images and no .parquet, .arrow or .tar files{more}: "
-            "lay images out as train/<class>/<file>, or point to another folder."
+            f"`dataset: {dataset}` holds no images, no .csv, .tsv or .jsonl tables that name some, and no .parquet, "
+            f".arrow or .tar files{more}: lay images out as train/<class>/<file>, or point to another folder."
         )
     return "imagefolder"
 

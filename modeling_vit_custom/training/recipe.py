@@ -31,6 +31,8 @@ from .recipe_values import of_kind
 from .recipe_values import read_settings
 from .recipe_words import advice
 from .recipe_words import split_options
+from .targets import PROBLEMS
+from .targets import SINGLE
 from .tasks import TASKS
 from .tasks import Task
 
@@ -43,7 +45,7 @@ LEAST = dict.fromkeys((*BATCHES, "repeated_augmentation"), 1) | dict.fromkeys(("
 
 @dataclass
 class DataArguments:
-    dataset: str = field(metadata={"help": "built in, a folder, .parquet, .arrow or .tar files, or a Hub name"})
+    dataset: str = field(metadata={"help": "built in, a folder, files of rows, a table of paths, or a Hub name"})
     dataset_name: str | None = field(default=None, metadata={"help": "in the card; else the last part of its path"})
     license: str | None = field(default=None, metadata={"help": "of the result: the Hub's id of it, as apache-2.0"})
     data_dir: str = field(default=str(DATA_DIR), metadata={"help": "where `make data` has put the packages"})
@@ -52,6 +54,11 @@ class DataArguments:
     test_share: float = field(default=0.2, metadata={"help": "held out where a data set has no such split"})
     image_column: str | None = field(default=None, metadata={"help": "where a data set has several"})
     label_column: str | None = field(default=None, metadata={"help": "where there are several, or none of classes"})
+    label_columns: list[str] = field(
+        default_factory=list, metadata={"help": "several numbers an image, or classes as columns of 0 and 1"}
+    )
+    label_separator: str | None = field(default=None, metadata={"help": "of several classes in one text: ';' ..."})
+    caption_column: str | None = field(default=None, metadata={"help": "of texts or lists of them; else `caption`"})
     group_column: str | None = field(
         default=None, metadata={"help": "rows with one value stay on one side; `stem`: of files' names"}
     )
@@ -68,6 +75,13 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     task: str = field(default="image-classification", metadata={"help": "what the model is for"})
+    problem_type: str | None = field(
+        default=None,
+        metadata={"help": "multi_label_classification or regression; else a classifier gives one class an image"},
+    )
+    class_weights: str | dict | None = field(
+        default=None, metadata={"help": "balanced, or a weight for each class, in the loss of a classifier"}
+    )
     model_type: str = field(default=OWN, metadata={"help": "another classifier of transformers, such as resnet"})
     init_from: str | None = field(
         default=None, metadata={"help": "a checkpoint, a run or a name on the Hub, to go on from"}
@@ -91,6 +105,12 @@ class ModelArguments:
     def is_foreign(self) -> bool:
         """Not of this family."""
         return self.model_type != OWN
+
+    @property
+    def problem(self) -> str:
+        """Which answer an image has; `config_overrides` may name it too, as the configuration has that field."""
+        named = self.problem_type or self.config_overrides.get("problem_type")
+        return str(named) if named in PROBLEMS else SINGLE
 
 
 @dataclass
@@ -213,7 +233,12 @@ def refuse_names(settings: dict[str, Any], path: str | Path):
     Raises:
         ValueError, FileNotFoundError: one of few names, and none of them; a folder that is not there.
     """
-    few = {"task": (TASKS, ""), "corrupt_images": (CORRUPT, ""), "model_type": ((OWN, *CLASSIFIERS), OTHERS)}
+    few = {
+        "task": (TASKS, ""),
+        "problem_type": (PROBLEMS, ""),
+        "corrupt_images": (CORRUPT, ""),
+        "model_type": ((OWN, *CLASSIFIERS), OTHERS),
+    }
     for key, (names, others) in few.items():
         name = settings.get(key)
         if name is not None and name not in names:

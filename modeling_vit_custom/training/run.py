@@ -22,11 +22,13 @@ from ..configuration_presets import read_preset
 from .adapters import add_lora
 from .adapters import merge
 from .averaging import WeightAverage
+from .balance import tell_balance
 from .checkpoints import last_checkpoint
 from .data import DATASETS
 from .history import refuse_trackers
 from .images import OTHERWISE
 from .images import count_otherwise
+from .naming import class_names
 from .pipeline import make_pipeline
 from .probing import ProbeCallback
 from .recipe import DataArguments
@@ -36,15 +38,21 @@ from .recipe import refuse_unknown
 from .sources import Decodes
 from .sources import load_source
 from .sources import numbered
+from .starting import Start
 from .starting import begin
 from .starting import read_start
 from .streams import SavesPosition
 from .streams import seek_to
+from .target_tasks import OF_PROBLEMS
+from .target_tasks import task_of
+from .targets import NUMBERS
+from .targets import SINGLE
 from .task import Task
 from .tasks import TASKS
 from .trainer import ViTCustomTrainer
 
 CLASSES = ("num_labels", "id2label", "label2id")
+CLASSIFICATION = "image-classification"
 PLACE = re.compile(r"[/*?[]")  # of a data set that is none of ours: a path, a pattern, a name on the Hub
 OF_CLASSES = (*CLASSES, "architectures", "mask_norm", "model_type")
 
@@ -62,8 +70,15 @@ class Trained:
     metrics: dict[str, float]  # without the prefix "eval_"
     baseline: dict[str, float]
     num_train_images: int | None  # None of a stream
+    balance: dict[str, Any]  # of a classifier's images, how many show each class; nothing of a stream
     seen_otherwise: dict[str, Any]  # by `pipeline`: kinds of pictures, how many there are, lines that convert them
     seconds: float
+
+    @property
+    def of_the_data(self) -> dict[str, Any]:
+        """What was found in the pictures and labels, where there is something to tell."""
+        found = {"pictures_pipeline_sees_otherwise": self.seen_otherwise, "balance": self.balance}
+        return {name: value for name, value in found.items() if value}
 
     @property
     def is_main(self) -> bool:
@@ -119,12 +134,22 @@ def load_data(recipe: Recipe, whole: bool | None = False, as_stream: bool = Fals
             group_column=data.group_column,
             corrupt=data.corrupt_images,
             needs_label="label" in TASKS[recipe.model.task].columns,
+            problem_type=recipe.model.problem if recipe.model.task == CLASSIFICATION else SINGLE,
+            label_columns=data.label_columns,
+            label_separator=data.label_separator,
+            caption_column=data.caption_column,
+            needs_caption="caption" in TASKS[recipe.model.task].columns,
             whole=whole,
             as_stream=as_stream,
         )
         if data.streaming:
             splits["test"] = in_memory(splits["test"], data.dataset, data.corrupt_images)
-    task = TASKS[recipe.model.task]
+    task = task_of(recipe.model.task, recipe.model.problem)
+    if recipe.data.dataset in DATASETS and task.problem_type not in (None, SINGLE):
+        raise ValueError(
+            f"`dataset: {data.dataset}` is built in and has one class an image: leave `problem_type` out, or choose "
+            "data of your own."
+        )
     if lacking := [name for name in task.columns if name not in splits["train"].column_names]:
         raise ValueError(
             f"`task: {task.name}` needs {', '.join(lacking)}, which `dataset: {data.dataset}` has not: choose another "
@@ -198,7 +223,7 @@ def refuse_pairs(recipe: Recipe):
             "`ema` and `load_best_model_at_end`: the result is the last average",
         ),
         (
-            model.is_foreign and model.task != "image-classification",
+            model.is_foreign and model.task != CLASSIFICATION,
             f"`task: {model.task}` and `model_type: {model.model_type}`, which is for image classification",
         ),
         (model.preset and model.init_from, "`preset` and `init_from`: a checkpoint has a configuration of its own"),
@@ -208,6 +233,20 @@ def refuse_pairs(recipe: Recipe):
             f"`preset` and `task: {model.task}`: the captions decide on the text tower",
         ),
         (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
+        (
+            model.problem_type and model.task != CLASSIFICATION,
+            f"`problem_type: {model.problem_type}` and `task: {model.task}`, which has no such choice",
+        ),
+        (
+            model.problem_type and model.config_overrides.get("problem_type", model.problem_type) != model.problem_type,
+            "`problem_type` and another one in `config_overrides`",
+        ),
+        (
+            model.probe and model.problem != SINGLE,
+            f"`probe` and `problem_type: {model.problem}`: probes find one class",
+        ),
+        (model.class_weights and model.distillation, "`class_weights` and `distillation`: a teacher weighs no classes"),
+        (model.class_weights and data.streaming, "`class_weights` and `streaming`: a stream's classes are not counted"),
         (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
         (
             data.repeated_augmentation > 1 and data.streaming,
@@ -227,6 +266,11 @@ def without_classes(settings: dict[str, Any], names: list[str]) -> dict[str, Any
     if settings.get("num_labels", len(names)) != len(names):
         print(f"The data have {len(names)} classes, which count, not `num_labels: {settings['num_labels']}`.")
     return kept
+
+
+def known_classes(start: Start | None) -> list[str] | None:
+    """The names of a checkpoint's answers, if they are of the kind that is learned here."""
+    return class_names(start.config) if start and start.config.problem_type == NUMBERS else None
 
 
 def refuse_unsized(recipe: Recipe):
@@ -252,16 +296,24 @@ def train(recipe: Recipe, splits: DatasetDict | None = None) -> Trained:
     began, settings = time.perf_counter(), recipe.model
     refuse_pairs(recipe)
     refuse_trackers(recipe.training.report_to or ())
-    task = TASKS[settings.task]
+    task = task_of(settings.task, settings.problem)
     set_seed(recipe.training.seed)
     if splits is None:
         with recipe.training.main_process_first(desc="loading the data"):
             splits = load_data(recipe)
     settings.config_overrides = without_classes(settings.config_overrides, task.class_names(splits))
+    if settings.problem != SINGLE:
+        settings.config_overrides |= {"problem_type": settings.problem}
+    balance = {} if recipe.data.streaming else task.balance(splits)
+    if balance and recipe.training.process_index == 0:
+        tell_balance(balance, len(splits["train"]), bool(settings.class_weights))
     otherwise = seen_otherwise(recipe.data, splits) if recipe.training.process_index == 0 else {}
     start = read_start(recipe, task) if settings.init_from else None
     model = begin(start, task, splits, settings.is_foreign) if start else new_model(recipe, task, splits)
     config: Any = model.config
+    if task.problem_type == SINGLE and config.problem_type in OF_PROBLEMS:  # of a checkpoint that learned otherwise
+        config.problem_type = SINGLE
+    settled = [] if recipe.data.streaming else task.settle(model, splits, known_classes(start))
     processor = start.processor if start else None
     if processor is None:
         refuse_unsized(recipe)
@@ -280,7 +332,7 @@ def train(recipe: Recipe, splits: DatasetDict | None = None) -> Trained:
     refuse_unknown(settings.ema, inspect.signature(WeightAverage).parameters, recipe.path)
     with meant("ema", settings.ema, recipe.path):
         average = WeightAverage(**settings.ema) if settings.ema else None
-    callbacks: list[Any] = [average] if average else []
+    callbacks: list[Any] = [*settled, average] if average else settled
     if recipe.data.fast_seek:
         callbacks.append(fast_seek(recipe, pipeline.train))
     compute, seen = task.compute_metrics(processor, config), deque[EvalPrediction](maxlen=2)
@@ -333,6 +385,7 @@ def train(recipe: Recipe, splits: DatasetDict | None = None) -> Trained:
         metrics=figures,
         baseline=baseline,
         num_train_images=None if recipe.data.streaming else len(splits["train"]),
+        balance=balance,
         seen_otherwise=otherwise,
         seconds=seconds,
     )

@@ -2,6 +2,7 @@
 or streamed. What is ambiguous is asked for, never guessed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ from datasets import Image
 from tqdm.auto import tqdm
 
 from .columns import Splits
+from .columns import captions_of
+from .columns import first
 from .columns import image_of
+from .columns import names_in_file
 from .columns import rename
 from .columns import with_labels
 from .equal_files import tell_equal
@@ -22,8 +26,13 @@ from .reading import read
 from .splits import check_group_column
 from .splits import cut
 from .splits import refuse_shared_groups
+from .tables import Asked
+from .targets import SINGLE
+from .targets import Columns
+from .targets import check_columns
+from .targets import with_targets
 
-SETTINGS = ("config", "revision", "data_files", "held_out", "class_names", "class_level")
+SETTINGS = ("config", "revision", "data_files", "held_out", "class_names", "class_level", "image_dir")
 ROW = "row_number"  # a column of the map-style sets: the place in the file, which no later choice of rows changes
 
 
@@ -41,25 +50,35 @@ def load_source(
     needs_label: bool = True,
     whole: bool | None = False,
     as_stream: bool = False,
+    problem_type: str = SINGLE,
+    label_columns: Sequence[str] = (),
+    label_separator: str | None = None,
+    caption_column: str | None = None,
+    needs_caption: bool = False,
 ) -> Splits:
-    """-> splits `train` and `test` with `image`, `label` where there are classes, and every other column.
+    """-> splits `train` and `test` with `image`, `label` where there are classes or numbers, `caption` where they are
+    needed, and every other column.
 
     A map-style split decodes its images when rows are read, as RGB pictures; a stream holds undecoded ones, which
     NumberedStream decodes.
 
     Args:
         dataset: a folder `train/<class>/<file>` with `test`, `validation`, `eval` or the like beside it, or
-            `<class>/<file>`; .parquet, .arrow or .tar files, a folder or pattern of them; a folder of `save_to_disk`;
-            or a name on the Hub, `owner/name`.
+            `<class>/<file>`; .parquet, .arrow or .tar files, a folder or pattern of them; .csv, .tsv, .jsonl or
+            .parquet tables with a column of paths, alone or in a folder of pictures; a folder of `save_to_disk`; or a
+            name on the Hub, `owner/name`.
         settings: `config` and `revision` of a Hub name; `data_files`, a split's name -> files, for other layouts;
             `held_out`, which split to evaluate on where there are several; `class_names` of labels that have none;
-            `class_level`, 2 where classes are the folders inside the first ones.
+            `class_level`, 2 where classes are the folders inside the first ones; `image_dir`, where a table's pictures
+            are.
         test_share: held out where nothing is: by class and `split_seed`, or in a stream by a hash of the image's bytes.
         group_column: rows that have the same value there stay on one side; `stem`: names up to the last `_`, `-`,
             space or dot, as of patient12_3.png.
         corrupt: "fail" when such an image is met, or "skip": found by decoding all before training, in a stream in
             flight.
         as_stream: no stream, but what a stream holds out where nothing is: for an evaluation of what learned from one.
+        problem_type, label_columns, label_separator: as in `with_targets`: several classes an image, or numbers.
+        caption_column: texts, or lists of texts; without it `caption`, captions.txt, or photo.txt beside photo.jpg.
         whole: nothing is held out: `train`, `test` and `all` are the rows of all splits; None: if there is one split.
 
     Raises:
@@ -71,7 +90,11 @@ def load_source(
             raise ValueError(f"`dataset_settings` has an unknown key `{key}`: choose from {', '.join(SETTINGS)}.")
     if corrupt not in ("fail", "skip"):
         raise ValueError(f"`corrupt_images: {corrupt}` is none: choose fail or skip.")
-    splits = read(dataset, settings, streaming, needs_label and label_column is None, whole)
+    columns = Columns(label_column, tuple(label_columns), label_separator, settings.get("class_names"))
+    check_columns(columns, problem_type)
+    by_folder = needs_label and not columns.all and problem_type == SINGLE
+    asked = Asked(image_column, columns.all, caption_column, needs_caption)
+    splits = read(dataset, settings, streaming, by_folder, whole, asked)
     whole = "all" in splits
     images = {name: image_of(rows, image_column, dataset) for name, rows in splits.items()}
     # At once: whatever renames, maps or filters a stream would decode its images, and write them anew.
@@ -89,7 +112,13 @@ def load_source(
             f"`dataset: {dataset}` has a held-out split, and a stream cannot be searched for groups on both sides: "
             "leave `group_column` out, or set `streaming: false`."
         )
-    splits = with_labels(splits, label_column, settings.get("class_names"), dataset, needs_label)
+    if needs_caption:
+        splits = captions_of(splits, caption_column, dataset)
+    if problem_type == SINGLE:
+        names = settings.get("class_names") or names_in_file(first(splits), label_column, dataset)
+        splits = with_labels(splits, label_column, names, dataset, needs_label)
+    else:
+        splits = with_targets(splits, problem_type, columns, dataset)
     if streaming:
         return splits
     splits = DatasetDict({name: numbered(rows, f"{name} of {dataset}", corrupt) for name, rows in splits.items()})

@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from PIL import Image
 from transformers import AutoImageProcessor
 from transformers import EvalPrediction
+from transformers import TrainerCallback
 from transformers import ViTImageProcessor
 
 from ..configuration_checks import pair
@@ -33,6 +34,7 @@ class Task(ABC):
     columns: tuple[str, ...] = ("image",)  # that a data set must have
     only_images = True  # what is to be found does not move with an image's pixels
     tells_mistakes = False  # each row has one answer, right or wrong
+    problem_type: str | None = None  # of a classifier: the loss that its configuration declares
     concatenates = True  # the evaluated batches are one; boxes of an image stay apart from the next image's
 
     def config(self, splits: DatasetDict, settings: dict[str, Any]) -> Any:
@@ -44,6 +46,15 @@ class Task(ABC):
         return named(self.class_names(splits)) if self.class_names(splits) else {}
 
     def class_names(self, splits: DatasetDict) -> list[str]:
+        return []
+
+    def balance(self, splits: DatasetDict) -> dict[str, Any]:
+        """How many images show each class; or what numbers they have."""
+        return {}
+
+    def settle(self, model: Any, splits: DatasetDict, known: list[str] | None) -> list[TrainerCallback]:
+        """Let a new head begin by training's labels. `known`: the answers whose rows a checkpoint gave. -> what the
+        training needs for it."""
         return []
 
     def processor(self, config: Any, splits: DatasetDict, settings: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from ..modeling_masked import ViTCustomForPreTraining
 from ..modeling_vit_custom import ViTCustomForImageClassification
 from . import metrics
 from . import pictures
+from .balance import balance_of
 from .collators import ImageCollator
 from .collators import ImageTextCollator
 from .collators import MaskedImageCollator
@@ -24,20 +25,26 @@ from .collators import Numbered
 from .collators import PreTrainingCollator
 from .dense_tasks import ObjectDetection
 from .dense_tasks import SemanticSegmentation
+from .targets import SINGLE
 from .task import Task
 from .task import as_pictures
 from .task import batches
 from .tokenizers import check_end
+from .tokenizers import first_caption
+from .tokenizers import flat
 from .tokenizers import special_ids
 from .tokenizers import word_tokenizer
 
 
 class ImageClassification(Task):
     name, metric, columns = "image-classification", "accuracy", ("image", "label")
-    model_class, tells_mistakes = ViTCustomForImageClassification, True
+    model_class, tells_mistakes, problem_type = ViTCustomForImageClassification, True, SINGLE
 
     def config(self, splits, settings):
-        return super().config(splits, {"problem_type": "single_label_classification", **settings})
+        return super().config(splits, {"problem_type": self.problem_type, **settings})
+
+    def balance(self, splits):
+        return balance_of(splits, self.class_names(splits))
 
     def class_names(self, splits):
         return splits["train"].features["label"].names
@@ -117,11 +124,11 @@ class PreTraining(Task):
 
 class ImageText(Task):
     name, metric = "zero-shot-image-classification", "caption_recall_5"
-    columns, collator_settings = ("image", "caption"), ("truncation",)
+    columns, collator_settings = ("image", "caption"), ("truncation", "seed")
     model_class, config_class, processor_class = ViTCustomDualEncoder, ViTCustomDualEncoderConfig, CLIPImageProcessor
 
     def config(self, splits, settings):
-        words = word_tokenizer(splits["train"]["caption"])
+        words = word_tokenizer(flat(splits["train"]["caption"]))
         text = {"vocab_size": len(words), **special_ids(words), **settings.get("text_config", {})}
         return ViTCustomDualEncoderConfig(**settings | {"text_config": text})
 
@@ -130,7 +137,7 @@ class ImageText(Task):
         size = dict(height=height, width=width)
         images = CLIPImageProcessor(size=size, do_center_crop=False, resample=PILImageResampling.BICUBIC, **settings)
         length = config.text_config.max_position_embeddings
-        return VisionTextDualEncoderProcessor(images, word_tokenizer(splits["train"]["caption"], length))
+        return VisionTextDualEncoderProcessor(images, word_tokenizer(flat(splits["train"]["caption"]), length))
 
     def read_processor(self, folder):
         processor = AutoProcessor.from_pretrained(folder)
@@ -158,13 +165,13 @@ class ImageText(Task):
         return metrics.chance(len(splits["test"]))
 
     def draw(self, model, processor, collate, rows, held_out):
-        captions, panels = list(held_out["caption"]), []
+        captions, panels = [first_caption(one) for one in held_out["caption"]], []
         texts = processor.tokenizer(captions, padding=True, return_token_type_ids=False, return_tensors="pt")
         with torch.no_grad():
             per_image = model.eval()(**texts, pixel_values=collate(list(rows))["pixel_values"]).logits_per_image
         for image, caption, scores in zip(rows["image"], rows["caption"], per_image, strict=True):
             best = [captions[index] for index in scores.topk(min(5, len(captions))).indices.tolist()]
-            panels.append(pictures.draw_retrieval(image, best, caption))
+            panels.append(pictures.draw_retrieval(image, best, first_caption(caption)))
         return pictures.below(panels)
 
 

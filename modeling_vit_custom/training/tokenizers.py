@@ -1,5 +1,6 @@
 """Words as numbers, where no tokenizer comes with a text tower: one learned from the captions themselves."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,16 @@ def check_end(tokenizer: Any, config: Any):
             f"The text tower's `eos_token_id` is {theirs}{means}, the tokenizer's is {end}: set it in `text_config` to "
             f"{end}, or take the tower's own tokenizer."
         )
+
+
+def first_caption(captions: str | Sequence[str]) -> str:
+    """Of an image's caption, or its captions: an evaluation goes by the first."""
+    return captions if isinstance(captions, str) else (*captions, "")[0]
+
+
+def flat(captions: Iterable[str | Sequence[str]]) -> list[str]:
+    """All captions of all images."""
+    return [one for some in captions for one in ([some] if isinstance(some, str) else some)]
 
 
 def word_tokenizer(captions: Sequence[str], max_length: int = 32) -> PreTrainedTokenizerFast:

@@ -29,6 +29,7 @@ from .averaging import AveragedEvaluation
 from .checkpoints import WholeCheckpoints
 from .checkpoints import last_checkpoint
 from .checkpoints import refuse_unsharded
+from .class_weights import ClassLoss
 from .distillation import DistillationLoss
 from .loading import ROW_IDS
 from .loading import WholeRows
@@ -195,7 +196,8 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
         model: Any = self.accelerator.unwrap_model(self.model)
         self.row_ids = batch.get(ROW_IDS, self.row_ids)
         if not hasattr(model, "count_items"):
-            return (batch["labels"] != -100).sum()
+            labels = batch["labels"]
+            return ((labels != -100) | labels.is_floating_point()).sum()
         return model.count_items(**{key: value for key, value in batch.items() if key != ROW_IDS})
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
@@ -230,7 +232,7 @@ class ViTCustomTrainer(WholeRows, AveragedEvaluation, WholeCheckpoints):
     def has_own_loss(self) -> bool:
         classes = [cls for cls in type(self).__mro__ if cls not in (ViTCustomTrainer, Trainer)]
         function = self.compute_loss_func
-        ours = function is None or function is soft_cross_entropy or isinstance(function, DistillationLoss)
+        ours = function is None or function is soft_cross_entropy or isinstance(function, DistillationLoss | ClassLoss)
         return not ours or any("compute_loss" in vars(cls) for cls in classes) or "compute_loss" in self.__dict__
 
     @contextmanager
