@@ -175,6 +175,7 @@ def gradient(name: str, folder: str, batch_size: int, accumulated: int) -> torch
     trainer = trainer_of(name, Exact, folder, batch_size, accumulated)
     trainer.device_steps = [Weigh(WEIGHTS[name])]
     trainer.compute_loss_func = ClassLoss(PROBLEMS.get(name, SINGLE))
+    assert not trainer.has_own_loss  # so that torch_compile is not refused
     trainer.train()
     (found,) = trainer.gradients
     return found

@@ -123,7 +123,8 @@ def test_several_tables_are_splits(whole_folder, tmp_path):
     for name, numbers in (("train.csv", range(6)), ("val.csv", range(6, 8))):
         write(tmp_path, name, path=[f"{n}.png" for n in numbers], kind=[CLASSES[n % 2] for n in numbers])
     found = load_source(str(tmp_path if whole_folder else tmp_path / "*.csv"), settings={}, label_column="kind")
-    assert {name: len(rows) for name, rows in found.items()} == {"train": 6, "test": 2}
+    files = {name: {Path(row["image"]["path"]).stem for row in rows.with_format(None)} for name, rows in found.items()}
+    assert files == {"train": set("012345"), "test": set("67")}
 
 
 def test_folders_of_classes_speak_unless_a_column_of_the_table_is_asked_for(tmp_path, capsys):
@@ -259,6 +260,13 @@ def test_what_is_named_is_taken(tmp_path):
     found = load_source(dataset, settings={"image_dir": "more"}, label_column="kind", image_column="b", whole=True)
     files = [Path(row["image"]["path"]) for row in found["all"].with_format(None)]
     assert [(path.parent.name, path.name) for path in files] == [("more", name) for name in paths[::-1]]
+
+
+def test_names_of_files_count_before_numbers_that_could_be_some(tmp_path):
+    painted(tmp_path, 4)
+    dataset = write(tmp_path, "t.csv", row=[3, 2, 1, 0], path=[f"{n}.png" for n in range(4)], kind=["x", "y"] * 2)
+    found = load_source(dataset, settings={}, label_column="kind", whole=True)["all"]
+    assert [Path(row["image"]["path"]).stem for row in found.with_format(None)] == list("0123")
 
 
 def test_a_table_of_another_separator_is_told(tmp_path):
