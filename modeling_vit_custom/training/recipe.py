@@ -75,13 +75,8 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     task: str = field(default="image-classification", metadata={"help": "what the model is for"})
-    problem_type: str | None = field(
-        default=None,
-        metadata={"help": "multi_label_classification or regression; else a classifier gives one class an image"},
-    )
-    class_weights: str | dict | None = field(
-        default=None, metadata={"help": "balanced, or a weight for each class, in the loss of a classifier"}
-    )
+    problem_type: str | None = field(default=None, metadata={"help": "multi_label_classification, regression"})
+    class_weights: str | dict | None = field(default=None, metadata={"help": "balanced, or a weight for each class"})
     model_type: str = field(default=OWN, metadata={"help": "another classifier of transformers, such as resnet"})
     init_from: str | None = field(
         default=None, metadata={"help": "a checkpoint, a run or a name on the Hub, to go on from"}

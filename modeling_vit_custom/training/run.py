@@ -35,6 +35,9 @@ from .recipe import DataArguments
 from .recipe import Recipe
 from .recipe import meant
 from .recipe import refuse_unknown
+from .recipe_pairs import CLASSIFICATION
+from .recipe_pairs import refuse_pairs
+from .recipe_pairs import refuse_unsized
 from .sources import Decodes
 from .sources import load_source
 from .sources import numbered
@@ -52,7 +55,6 @@ from .tasks import TASKS
 from .trainer import ViTCustomTrainer
 
 CLASSES = ("num_labels", "id2label", "label2id")
-CLASSIFICATION = "image-classification"
 PLACE = re.compile(r"[/*?[]")  # of a data set that is none of ours: a path, a pattern, a name on the Hub
 OF_CLASSES = (*CLASSES, "architectures", "mask_norm", "model_type")
 
@@ -214,50 +216,6 @@ def of_preset(recipe: Recipe, task: Task) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in OF_CLASSES}
 
 
-def refuse_pairs(recipe: Recipe):
-    """What would be without effect together, or other than meant."""
-    model, data = recipe.model, recipe.data
-    pairs = [
-        (
-            model.ema and recipe.training.load_best_model_at_end,
-            "`ema` and `load_best_model_at_end`: the result is the last average",
-        ),
-        (
-            model.is_foreign and model.task != CLASSIFICATION,
-            f"`task: {model.task}` and `model_type: {model.model_type}`, which is for image classification",
-        ),
-        (model.preset and model.init_from, "`preset` and `init_from`: a checkpoint has a configuration of its own"),
-        (model.preset and model.is_foreign, "`preset` and `model_type`: presets are of this package's models"),
-        (
-            model.preset and model.task == "zero-shot-image-classification",
-            f"`preset` and `task: {model.task}`: the captions decide on the text tower",
-        ),
-        (model.lora and model.is_foreign, "`lora` and `model_type`: the new head would not be trained"),
-        (
-            model.problem_type and model.task != CLASSIFICATION,
-            f"`problem_type: {model.problem_type}` and `task: {model.task}`, which has no such choice",
-        ),
-        (
-            model.problem_type and model.config_overrides.get("problem_type", model.problem_type) != model.problem_type,
-            "`problem_type` and another one in `config_overrides`",
-        ),
-        (
-            model.probe and model.problem != SINGLE,
-            f"`probe` and `problem_type: {model.problem}`: probes find one class",
-        ),
-        (model.class_weights and model.distillation, "`class_weights` and `distillation`: a teacher weighs no classes"),
-        (model.class_weights and data.streaming, "`class_weights` and `streaming`: a stream's classes are not counted"),
-        (model.probe and data.streaming, "`probe` and `streaming`: a probe needs all training images"),
-        (
-            data.repeated_augmentation > 1 and data.streaming,
-            "`repeated_augmentation` and `streaming`: a stream gives each image once",
-        ),
-    ]
-    for both, words in pairs:
-        if both:
-            raise ValueError(f"{recipe.path} sets {words}, so leave one of them out.")
-
-
 def without_classes(settings: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """A recipe's fields of the configuration, as pasted from a preset, without classes where the data have theirs."""
     kept = {key: value for key, value in settings.items() if key not in CLASSES}
@@ -271,14 +229,6 @@ def without_classes(settings: dict[str, Any], names: list[str]) -> dict[str, Any
 def known_classes(start: Start | None) -> list[str] | None:
     """The names of a checkpoint's answers, if they are of the kind that is learned here."""
     return class_names(start.config) if start and start.config.problem_type == NUMBERS else None
-
-
-def refuse_unsized(recipe: Recipe):
-    if recipe.model.is_foreign and "size" not in recipe.model.processor_overrides:
-        raise ValueError(
-            f"{recipe.path} has `model_type: {recipe.model.model_type}`, whose pictures could be of any size: set "
-            "`processor_overrides: {size: {height: ..., width: ...}}`."
-        )
 
 
 def train(recipe: Recipe, splits: DatasetDict | None = None) -> Trained:
