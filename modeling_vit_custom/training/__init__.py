@@ -15,6 +15,9 @@ from .averaging import AveragedEvaluation
 from .averaging import WeightAverage
 from .checkpoints import WholeCheckpoints
 from .checkpoints import checkpoints_in
+from .class_weights import ClassLoss
+from .class_weights import Weigh
+from .class_weights import weights_of
 from .collators import ImageCollator
 from .collators import ImageTextCollator
 from .collators import MaskedImageCollator
@@ -44,6 +47,8 @@ from .run import load_data
 from .run import train
 from .sources import load_source
 from .streams import NumberedStream
+from .target_tasks import MultiLabelCollator
+from .target_tasks import RegressionCollator
 from .tasks import TASKS
 from .timing import time_training
 from .trainer import ViTCustomTrainer
@@ -54,6 +59,7 @@ __all__ = [
     "Augmented",
     "AveragedEvaluation",
     "CachedTeach",
+    "ClassLoss",
     "DetectionCollator",
     "DistillationLoss",
     "ImageCollator",
@@ -61,6 +67,7 @@ __all__ = [
     "MaskedImageCollator",
     "Mix",
     "MixPixels",
+    "MultiLabelCollator",
     "Normalise",
     "Numbered",
     "NumberedStream",
@@ -68,11 +75,13 @@ __all__ = [
     "Prepared",
     "ProbeCallback",
     "Recipe",
+    "RegressionCollator",
     "RepeatedAugmentationSampler",
     "SegmentationCollator",
     "Teach",
     "Trained",
     "ViTCustomTrainer",
+    "Weigh",
     "WeightAverage",
     "WholeCheckpoints",
     "WithSteps",
@@ -92,5 +101,6 @@ __all__ = [
     "soft_cross_entropy",
     "time_training",
     "train",
+    "weights_of",
     "write_history",
 ]
