@@ -20,6 +20,8 @@ from ..training.recipe import override
 from ..training.recipe import plain
 from ..training.recipe_values import read_settings
 from ..training.starting import folder_of
+from ..training.target_tasks import task_of
+from ..training.targets import SINGLE
 from .choosing import FEW
 from .choosing import Chosen
 from .choosing import choose
@@ -53,6 +55,8 @@ def recipe_from_data(words: list[str]) -> tuple[Recipe, Any]:
     path = Path(f"{name}.yaml")
     base = read_settings(shipped("recipes") / "generic" / f"{task}.yaml")
     base |= dict(output_dir=f"runs/{name}", seed=0)
+    if given.get("class_weights") or given.get("problem_type", SINGLE) != SINGLE:
+        base.pop("label_smoothing_factor", None)  # Trainer's is for one class an image, all of one weight
     first = read_recipe(path, words, base)
     with first.training.main_process_first(desc="reading the data"):
         splits = load_data(first)
@@ -82,7 +86,7 @@ def run_name(given: dict[str, Any]) -> str:
 
 def chosen_for(recipe: Recipe, splits: Any, place: Path) -> dict[str, Chosen]:
     """What the data and the machine say of each setting that depends on them; nothing of another family's new model."""
-    model, kind = recipe.model, TASKS[recipe.model.task]
+    model, kind = recipe.model, task_of(recipe.model.task, recipe.model.problem)
     asked = model.config_overrides.get("image_size")
     if model.init_from:
         folder = folder_of(starting_point(model.init_from, place)[0])
