@@ -147,8 +147,9 @@ def test_the_top_level_forward_is_read_at_a_glance():
 def test_a_wing_imports_the_core_and_no_other_wings_inside(wing):
     ground = {"common"} if wing != "common" else set()
     for path in (PACKAGE / wing).rglob("*.py"):
+        outside = len(path.relative_to(PACKAGE).parts)  # so many dots lead out of the wing
         for level, module in imports(path):
-            assert level < 2 or module in FLOW.keys() | ground, (path, module)
+            assert level < outside or module in FLOW.keys() | ground, (path, module)
             assert level or not module.startswith("modeling_vit_custom"), (path, module)
 
 

@@ -29,11 +29,18 @@ class OfObjects(Task):
 
 
 class SemanticSegmentation(OfObjects):
-    name, metric, columns = "image-segmentation", "mean_iou", ("image", "mask", "objects")
+    name, metric, columns = "image-segmentation", "mean_iou", ("image", "mask")
     model_class, processor_class = ViTCustomForSemanticSegmentation, SegformerImageProcessor
 
     def class_names(self, splits):
-        return ["background", *splits["train"].features["objects"]["category"].feature.names]
+        """Of `classes`, which each mask holds; else a background and those of `objects`."""
+        features = splits["train"].features
+        if "classes" in features:
+            return features["classes"].feature.names
+        return ["background", *features["objects"]["category"].feature.names]
+
+    def classes_of(self, rows):
+        return rows["classes"] if "classes" in rows.column_names else super().classes_of(rows)
 
     def collator(self, processor, config, settings):
         return SegmentationCollator(processor, config.num_labels, config.semantic_loss_ignore_index)
@@ -48,9 +55,12 @@ class SemanticSegmentation(OfObjects):
         return compute
 
     def baseline(self, splits, collate, config):
-        """Every pixel is background."""
+        """Every pixel is of the class that most pixels of training are of; of composed scenes, background."""
+        most = 0
+        if "classes" in splits["train"].features:
+            most = metrics.most_frequent(batches(splits["train"], collate), config)
         labels = torch.cat([batch["labels"] for batch in batches(splits["test"], collate)])
-        return metrics.mean_iou(torch.zeros_like(labels), labels, config)
+        return metrics.mean_iou(torch.full_like(labels, most), labels, config)
 
     def draw(self, model, processor, collate, rows, held_out):
         panels = []

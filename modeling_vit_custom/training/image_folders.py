@@ -52,7 +52,7 @@ class Rows:
             return IterableDataset.from_generator(each, features=self.features, gen_kwargs={"rows": rows})
         table = pa.Table.from_pylist(rows, schema=self.features.arrow_schema)
         names = [name for name, kind in self.features.items() if isinstance(kind, Image)]
-        files = [os.stat(row[name]["path"]) for row in rows for name in names if row[name]]
+        files = [os.stat(row[name]["path"]) for row in rows for name in names if row[name] and row[name]["path"]]
         mark = repr((rows, [(one.st_mtime_ns, one.st_size) for one in files]))  # a changed picture is another
         return Dataset(
             table,

@@ -51,6 +51,15 @@ def mean_iou(found: Any, truth: Any, config: Any) -> dict[str, float]:
     return metric.compute(predictions=found, references=truth, class_names=names, ignore_index=ignored)
 
 
+def most_frequent(batches: Iterable[dict[str, torch.Tensor]], config: Any) -> int:
+    """The class that most pixels of the batches' `labels` (B, H, W) are of."""
+    counts = torch.zeros(config.num_labels, dtype=torch.long)
+    for batch in batches:
+        seen = batch["labels"][batch["labels"] != config.semantic_loss_ignore_index]
+        counts += torch.bincount(seen, minlength=config.num_labels)
+    return int(counts.argmax())
+
+
 def in_pixels(label: dict[str, Any], size: tuple[int, int]) -> dict[str, torch.Tensor]:
     """A target as the model has it -> as torchmetrics wants it: corners in pixels of an image of (height, width)."""
     corners = box_convert(torch.as_tensor(label["boxes"]).reshape(-1, 4), "cxcywh", "xyxy")

@@ -22,6 +22,8 @@ from .layouts import split_of
 from .metadata import METADATA
 from .picture_formats import NEED_PLUGIN
 from .picture_formats import picture_endings
+from .rows import DENSE
+from .rows import scenes
 from .splits import choose_splits
 from .tables import NOTHING
 from .tables import Asked
@@ -42,6 +44,7 @@ def read(
     needs_label: bool,
     whole: bool | None,
     asked: Asked = NOTHING,
+    task: str | None = None,
 ) -> Splits:
     """The splits that are used, of whatever columns: `train` and perhaps `test`, or of `whole` data `all`."""
     place = Path(dataset).expanduser()
@@ -54,6 +57,10 @@ def read(
     elif named or place.exists() or any(letter in dataset for letter in "*?["):
         found = listings(named) if named else {"": list_files(dataset)}
         builder = builder_of(found, dataset, asked.needs_caption)
+        if builder == "imagefolder" and task in DENSE:
+            made = scenes(found, dataset, settings, streaming, whole, str(task))
+            if made is not None:
+                return made
         if (told := told_in_files(found, builder, dataset, settings, needs_label, asked)) is not None:
             return of_rows(told, found, dataset, settings, streaming, whole)
         if builder == "imagefolder":

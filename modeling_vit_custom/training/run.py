@@ -143,6 +143,7 @@ def load_data(recipe: Recipe, whole: bool | None = False, as_stream: bool = Fals
             needs_caption="caption" in TASKS[recipe.model.task].columns,
             whole=whole,
             as_stream=as_stream,
+            task=recipe.model.task,
         )
         if data.streaming:
             splits["test"] = in_memory(splits["test"], data.dataset, data.corrupt_images)

@@ -23,6 +23,8 @@ from .images import SKIP
 from .images import CorruptImage
 from .images import decode_rgb
 from .reading import read
+from .rows import as_needed
+from .rows import image_and_mask
 from .splits import check_group_column
 from .splits import cut
 from .splits import refuse_shared_groups
@@ -55,6 +57,7 @@ def load_source(
     label_separator: str | None = None,
     caption_column: str | None = None,
     needs_caption: bool = False,
+    task: str | None = None,
 ) -> Splits:
     """-> splits `train` and `test` with `image`, `label` where there are classes or numbers, `caption` where they are
     needed, and every other column.
@@ -66,7 +69,7 @@ def load_source(
         dataset: a folder `train/<class>/<file>` with `test`, `validation`, `eval` or the like beside it, or
             `<class>/<file>`; .parquet, .arrow or .tar files, a folder or pattern of them; .csv, .tsv, .jsonl or
             .parquet tables with a column of paths, alone or in a folder of pictures; a folder of `save_to_disk`; or a
-            name on the Hub, `owner/name`.
+            name on the Hub, `owner/name`. With `task`, boxes and masks too: docs/data_layouts.md.
         settings: `config` and `revision` of a Hub name; `data_files`, a split's name -> files, for other layouts;
             `held_out`, which split to evaluate on where there are several; `class_names` of labels that have none;
             `class_level`, 2 where classes are the folders inside the first ones; `image_dir`, where a table's pictures
@@ -79,6 +82,7 @@ def load_source(
         as_stream: no stream, but what a stream holds out where nothing is: for an evaluation of what learned from one.
         problem_type, label_columns, label_separator: as in `with_targets`: several classes an image, or numbers.
         caption_column: texts, or lists of texts; without it `caption`, captions.txt, or photo.txt beside photo.jpg.
+        task: object-detection and image-segmentation read boxes and masks; None: neither.
         whole: nothing is held out: `train`, `test` and `all` are the rows of all splits; None: if there is one split.
 
     Raises:
@@ -94,12 +98,16 @@ def load_source(
     check_columns(columns, problem_type)
     by_folder = needs_label and not columns.all and problem_type == SINGLE
     asked = Asked(image_column, columns.all, caption_column, needs_caption)
-    splits = read(dataset, settings, streaming, by_folder, whole, asked)
+    splits = read(dataset, settings, streaming, by_folder, whole, asked, task)
     whole = "all" in splits
+    image_column, mask_column = image_and_mask(splits, task or "", image_column)
     images = {name: image_of(rows, image_column, dataset) for name, rows in splits.items()}
     # At once: whatever renames, maps or filters a stream would decode its images, and write them anew.
     splits = type(splits)({n: rows.cast_column(images[n], Image(decode=False)) for n, rows in splits.items()})
     splits = type(splits)({name: rename(rows, images[name], "image") for name, rows in splits.items()})
+    if mask_column is not None:
+        splits = type(splits)({name: rename(rows, mask_column, "mask") for name, rows in splits.items()})
+    splits = as_needed(splits, task or "", settings.get("class_names"), dataset)
     is_cut = "test" not in splits and not whole
     if not whole:
         check_group_column(splits["train"], group_column, dataset)

@@ -1,0 +1,8 @@
+"""Rows with boxes and masks, of every layout that people have them in; and which layout and task a place holds."""
+
+from .columns import as_needed
+from .columns import image_and_mask
+from .dense import scenes
+from .scene import DENSE
+
+__all__ = ["DENSE", "as_needed", "image_and_mask", "scenes"]
