@@ -12,6 +12,7 @@ from pycocotools import mask as coco
 from sklearn.datasets import load_sample_images
 
 from modeling_vit_custom.training.recipe import read_recipe
+from modeling_vit_custom.training.rows import find_layout
 from modeling_vit_custom.training.run import train
 from modeling_vit_custom.training.sources import load_source
 from tests.recipes import write_recipe
@@ -353,6 +354,87 @@ def test_nothing_to_learn_from_is_refused_with_the_layouts_that_were_looked_for(
     save(tmp_path, "cat", 0)
     with pytest.raises(ValueError, match=r"looks for COCO's JSON, metadata.jsonl with objects"):
         load_source(str(tmp_path), settings={}, needs_label=False, task=DETECTION)
+
+
+def write_classes(root: Path):
+    for number in range(6):
+        save(root, f"{NAMES[number % 2]}/photos", number)
+
+
+def write_captions(root: Path, more=""):
+    root.mkdir(exist_ok=True)
+    names = [save(root, ".", number) for number in range(6)]
+    lines = [f"{name},a photograph of {name}{more}" for name in names]
+    head = "file_name,caption" + (",label" if more else "")
+    (root / "metadata.csv").write_text("\n".join([head, *lines]), encoding="utf-8")
+
+
+FOUND = {
+    **{f"boxes, {name}": (write, DETECTION) for name, write in BOXES.items()},
+    **{f"masks, {name}": (MASKS[name], SEGMENTATION) for name in ("palette", "grey", "colours")},
+    "captions": (write_captions, "zero-shot-image-classification"),
+    "class folders": (write_classes, "image-classification"),
+}
+
+
+@pytest.mark.parametrize("layout", FOUND)
+def test_the_task_is_found_by_what_lies_there(layout, tmp_path):
+    write, task = FOUND[layout]
+    write(tmp_path)
+    found = find_layout(tmp_path)
+    assert found.task == task
+    assert f"the task is {task}; `--task` chooses another" in found.sentence(tmp_path)
+    if layout in ("boxes, coco", "masks, palette", "masks, grey"):
+        assert found.splits == ("train", "val")
+    assert find_layout(tmp_path, task) == found
+
+
+def test_a_table_in_a_file_tells_the_task_by_its_columns(tmp_path):
+    for layout, task in (("boxes", DETECTION), ("masks", SEGMENTATION)):
+        folder = tmp_path / layout
+        {"boxes": write_coco, "masks": write_masks}[layout](folder)
+        splits = load_source(str(folder), settings={}, needs_label=False, task=task)
+        rows = splits["train"].with_format(None).remove_columns("row_number")
+        rows.cast_column("image", datasets.Image()).to_parquet(str(tmp_path / f"{layout}.parquet"))
+        assert find_layout(tmp_path / f"{layout}.parquet").task == task
+        again = load_source(str(tmp_path / f"{layout}.parquet"), settings={}, needs_label=False, task=task, whole=True)
+        assert again["all"].num_rows == len(rows)
+
+
+def test_two_readings_are_refused_and_name_the_option(tmp_path):
+    write_voc(tmp_path / "voc")
+    for number, stem in enumerate(STEMS):
+        path = tmp_path / f"voc/SegmentationClass/{stem}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(true_mask(number)).save(path)
+    write_captions(tmp_path / "table", ",cat")
+    for name, first, second in (
+        ("voc", DETECTION, SEGMENTATION),
+        ("table", "zero-shot-image-classification", "image-classification"),
+    ):
+        with pytest.raises(ValueError, match=f"--task {first}` or `--task {second}`"):
+            find_layout(tmp_path / name)
+        assert find_layout(tmp_path / name, first).task == first
+        assert find_layout(tmp_path / name, second).task == second
+    write_coco(tmp_path / "one")
+    write_yolo(tmp_path / "one")
+    with pytest.raises(ValueError, match="both for object-detection: keep one"):
+        find_layout(tmp_path / "one")
+
+
+def test_images_and_masks_that_do_not_pair_are_no_classes(tmp_path):
+    save(tmp_path, "images", 0)
+    save(tmp_path, "masks", 1)
+    with pytest.raises(
+        ValueError, match=r"has nothing to learn from; it holds .png files. Looked for were COCO's JSON"
+    ):
+        find_layout(tmp_path)
+
+
+def test_outlines_of_coco_are_masks_where_the_task_says_so(tmp_path):
+    write_coco(tmp_path)
+    assert find_layout(tmp_path).task == DETECTION
+    assert find_layout(tmp_path, SEGMENTATION).layout == "coco"
 
 
 SMALL = dict(image_size=32, patch_size=8, hidden_sizes=[16], depths=[1], num_attention_heads=[2])

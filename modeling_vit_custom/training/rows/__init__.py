@@ -3,6 +3,8 @@
 from .columns import as_needed
 from .columns import image_and_mask
 from .dense import scenes
+from .finding import Found
+from .finding import find_layout
 from .scene import DENSE
 
-__all__ = ["DENSE", "as_needed", "image_and_mask", "scenes"]
+__all__ = ["DENSE", "Found", "as_needed", "find_layout", "image_and_mask", "scenes"]
