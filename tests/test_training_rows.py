@@ -274,6 +274,8 @@ def test_classes_that_cover_every_pixel_have_no_background(tmp_path):
     (tmp_path / "all.json").write_text(json.dumps(content))
     splits = load_source(str(tmp_path), settings={}, needs_label=False, task=SEGMENTATION)
     assert splits["train"].features["classes"].feature.names == NAMES
+    for number, (_, row) in enumerate(rows_by_pixels(splits, SEGMENTATION)):
+        np.testing.assert_array_equal(np.asarray(row["mask"]), np.maximum(true_mask(number).astype(int) - 1, 0))
 
 
 def broken(key, **values):
