@@ -114,7 +114,7 @@ def test_new_weights_for_few_pictures_come_with_a_warning_before_they_begin(here
         (["--data", "my/pictures", "--preset", "vit_tiny"], "There is no preset 'vit_tiny'"),
         (["--data", "my/pictures", "--from", "ours", "--task", "sorting"], "There is no `--task sorting`: choose one"),
         (["--data", "my/pictures", "--from", "nothing at all"], "is no folder, no file and no Hub id"),
-        (["--data", "nowhere/at/all", "--from", "ours"], "no such folder or file"),
+        (["--data", "nowhere/at/all", "--from", "ours"], "No file is called nowhere/at/all: check the path"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(words, sentence, here):

@@ -9,8 +9,10 @@ from transformers import AutoImageProcessor
 
 from ..configuration_presets import read_preset
 from ..hub.origins import dataset_name
+from ..training import DATASETS
 from ..training import TASKS
 from ..training import Recipe
+from ..training import find_layout
 from ..training import load_data
 from ..training import read_recipe
 from ..training.kept_processor import made_size
@@ -30,6 +32,8 @@ from .shipped import shipped
 from .starting_point import starting_point
 
 CONVERTED = "converted"  # beside the runs
+CLASSES, CAPTIONS = "image-classification", "zero-shot-image-classification"
+OF_CLASSES = ("label_column", "label_columns", "problem_type", "class_weights")
 UNLABELLED = ("masked-image-modeling", "pre-training")
 
 
@@ -42,7 +46,7 @@ def recipe_from_data(words: list[str]) -> tuple[Recipe, Any]:
     given = settings_of(words)
     if not given.get("dataset"):
         raise ValueError("There is nothing to train on: give --data with a folder of pictures, or a recipe.")
-    task = given.get("task") or found_task(str(given["dataset"]))
+    task = str(given.get("task") or found_task(given))
     if task not in TASKS:
         raise ValueError(f"There is no `--task {task}`: choose one of {', '.join(TASKS)}.")
     beginnings = [given.get(key) for key in ("init_from", "preset", "model_type", "config_overrides")]
@@ -74,8 +78,21 @@ def settings_of(words: list[str]) -> dict[str, Any]:
     return override({}, words, known_kinds())
 
 
-def found_task(dataset: str) -> str:
-    return "image-classification"
+def found_task(given: dict[str, Any]) -> str:
+    """By what is asked for, else by what the data hold, which is said.
+
+    Raises:
+        ValueError: nothing to learn from, or two readings.
+    """
+    dataset = str(given["dataset"])
+    if given.get("caption_column"):
+        return CAPTIONS
+    files = (given.get("dataset_settings") or {}).get("data_files")
+    if any(given.get(key) for key in OF_CLASSES) or files or dataset in DATASETS:
+        return CLASSES
+    found = find_layout(dataset)
+    print(found.sentence(dataset))
+    return found.task
 
 
 def run_name(given: dict[str, Any]) -> str:

@@ -42,6 +42,7 @@ from .parameter_groups import parameter_groups
 from .probing import ProbeCallback
 from .recipe import Recipe
 from .recipe import read_recipe
+from .rows import find_layout
 from .run import Trained
 from .run import load_data
 from .run import train
@@ -88,6 +89,7 @@ __all__ = [
     "add_lora",
     "cache_predictions",
     "checkpoints_in",
+    "find_layout",
     "load_data",
     "load_digits",
     "load_source",

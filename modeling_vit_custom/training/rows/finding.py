@@ -16,6 +16,10 @@ from ..layouts import split_of
 from ..metadata import METADATA
 from ..metadata import features_of as features_of_table
 from ..metadata import read_table
+from ..tables import NOTHING
+from ..tables import find_pictures
+from ..tables import names_pictures
+from ..tables import open_table
 from .columns import CLASS_FIELDS
 from .columns import MASK_COLUMNS
 from .columns import inner
@@ -33,6 +37,7 @@ from .scene import split_in
 CLASSIFICATION, CAPTIONS = "image-classification", "zero-shot-image-classification"
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "description", "prompt")
 TABLES = (".parquet", ".arrow")
+TEXT_TABLES = (".csv", ".tsv", ".jsonl")
 LOOKED = (
     "COCO's JSON, metadata.jsonl with objects, Pascal VOC's Annotations/*.xml, YOLO's labels/*.txt; masks/ beside "
     "images/; a table with captions or classes; and a folder for each class"
@@ -116,12 +121,41 @@ def of_tables(files: list[File]) -> list[Found]:
     if named:
         table = read_table(named[0].path)
         return of_columns(features_of_table(table), "/".join(named[0].parts)) if table.pictures else []
+    if texts := [
+        one for one in files if one.ending in TEXT_TABLES or (one.ending == ".parquet" and names_pictures(one.path))
+    ]:
+        return of_text_table(texts[0], alone=len(files) == 1)
     whole = [one for one in files if one.ending in TABLES]
     if not whole:
-        return []
+        return of_caption_files(files)
     builder = whole[0].ending.removeprefix(".")
     rows = datasets.load_dataset(builder, data_files=[str(whole[0].path)], split="train", streaming=True)
     return of_columns(rows.features, "/".join(whole[0].parts))
+
+
+def of_text_table(one: File, alone: bool) -> list[Found]:
+    """A table with a column of paths. A table beside other files that names no pictures is none of ours."""
+    try:
+        table = open_table(one.path)
+        place = find_pictures(table, NOTHING, None)
+    except (ValueError, FileNotFoundError):
+        if alone:
+            raise
+        return []
+    others = {name: kind for name, kind in table.features.items() if name != place.column}
+    return of_columns(Features(others), "/".join(one.parts))
+
+
+def of_caption_files(files: list[File]) -> list[Found]:
+    """captions.txt, or photo.txt beside photo.jpg."""
+    texts = [one for one in files if one.ending == ".txt"]
+    listed = [one for one in texts if "caption" in one.path.stem.lower()]
+    pictures = {one.path.with_suffix("") for one in files if is_picture(one)}
+    beside = [one for one in texts if one.path.with_suffix("") in pictures]
+    for one, why in ((listed, "captions in"), (beside, "a text beside each picture, as")):
+        if one and (why == "captions in" or len(one) >= len(pictures) / 2):
+            return [Found(CAPTIONS, "caption files", f"{why} {'/'.join(one[0].parts)}")]
+    return []
 
 
 def of_columns(features: Features | None, where: str = "its table") -> list[Found]:
