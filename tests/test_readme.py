@@ -11,6 +11,7 @@ import pytest
 
 from modeling_vit_custom.training.recipe import DataArguments
 from modeling_vit_custom.training.recipe import ModelArguments
+from scripts import vit_custom
 from tests.support import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -46,12 +47,17 @@ def test_the_keys_of_the_training_page_are_those_of_recipes():
     assert named == known - older - {"collator_settings"}
 
 
-def test_the_first_screen_has_use_results_and_commands():
-    screen = README.splitlines()[:50]
+def test_the_first_screen_has_the_five_lines_a_picture_and_the_results():
+    screen = README.splitlines()[:70]
+    lines = [line.partition("#")[0].split() for line in screen if line.startswith("vit-custom ")]
+    assert [line[1] for line in lines] == ["train", "evaluate", "predict", "push"]
+    for line in lines:
+        assert vit_custom.parse(line[1], line[2:])
+    assert any(line.startswith("![") for line in screen)
+    assert "<!-- results -->" in screen
+    assert "make quickstart" in README
     use = README.split("```python\n")[1].split("```")[0].strip().splitlines()
     assert len([line for line in use if line and not line.startswith(("import", "from"))]) <= 10
-    assert "make quickstart" in " ".join(screen)
-    assert "<!-- results -->" in screen
 
 
 def test_the_table_is_the_one_that_was_measured():

@@ -129,8 +129,9 @@ REAL = pytest.param("real", marks=pytest.mark.xdist_group("real data"))
 def data_dir(request, small, tmp_path_factory) -> Path:
     """The small packages, then the real ones, with nothing built at first."""
     source = small / "packages" if request.param == "small" else FETCHED
-    if not source.is_dir():
-        pytest.skip("the real packages are not in data/: make data")
+    needed = packages.PACKAGES if request.param == "real" else ()
+    if lacking := [package for package in needed if not (source / package).is_dir()]:
+        pytest.skip(f"{', '.join(lacking)} not in data/: make data")
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "packages").symlink_to(source)
     return folder

@@ -79,7 +79,8 @@ def main(options: Options) -> list[dict[str, Any]]:
             if output is not None:
                 write_picture(output / names[path], answers, image, records)
                 if options.attention:
-                    write_attention(output / names[path], model, answers.images, answers.pixels(image))
+                    told = f"{records[0]['label']} {records[0]['score']:.2f}" if records else "picture"
+                    write_attention(output / names[path], model, answers.images, answers.pixels(image), told)
     if output is not None:
         for format in FORMATS[1:]:
             (output / f"predictions.{format}").write_text(written(found, format, answers.columns), encoding="utf-8")

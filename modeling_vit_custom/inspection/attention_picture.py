@@ -9,7 +9,8 @@ from PIL import ImageDraw
 from PIL import ImageFont
 from torch import nn
 
-WIDE, NARROW = 280, 140  # pixels of a panel, and of one of a head
+WIDE, NARROW = 280, 138  # pixels of a panel, and at most of one of a head
+MOST = 8  # heads in a row
 LINE, GAP = 16, 4
 PAPER, INK = "white", "black"
 # From dark to light, so that also a print without colours shows it: anchors of the scale "inferno".
@@ -17,7 +18,9 @@ SCALE = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)
 VEIL = 0.35  # of the picture in a panel: its shapes stay visible below the colours
 
 
-def draw_attention(image: Image.Image, attention: torch.Tensor, rolled: torch.Tensor, title: str = "") -> Image.Image:
+def draw_attention(
+    image: Image.Image, attention: torch.Tensor, rolled: torch.Tensor, title: str = "attention", answer: str = "picture"
+) -> Image.Image:
     """The picture; the mean of the heads; the rollout; and each head below. The lightest place of a panel is its
     maximum: panels show where, not how much.
 
@@ -25,17 +28,18 @@ def draw_attention(image: Image.Image, attention: torch.Tensor, rolled: torch.Te
         image: as the model saw it, after its processor's resizing and cropping.
         attention: (K, h, w), of one layer.
         rolled: (h, w), by `rollout`.
-        title: of the layer.
+        title: above the mean of the heads.
+        answer: above the picture.
     """
     shown = image.convert("RGB")
     panels = [shown, overlaid(shown, attention.mean(0)), overlaid(shown, rolled)]
-    heads = [overlaid(shown, head) for head in attention]
-    first = row_of(panels, ["picture", f"attention {title}".strip(), "rollout over all layers"], WIDE)
-    per_row = max(1, (first.width + GAP) // (NARROW + GAP))
-    rows = [first]
-    for start in range(0, len(heads), per_row):
-        some = heads[start : start + per_row]
-        rows.append(row_of(some, [f"head {start + number}" for number in range(len(some))], NARROW))
+    rows = [row_of(panels, [answer, title, "rollout over all layers"], WIDE)]
+    heads, lines = [overlaid(shown, head) for head in attention], -(-len(attention) // MOST)
+    in_row = -(-len(heads) // lines)
+    width = min(NARROW, (rows[0].width + GAP) // in_row - GAP)
+    for start in range(0, len(heads), in_row):
+        some = heads[start : start + in_row]
+        rows.append(row_of(some, [f"head {start + number}" for number in range(len(some))], width))
     paper = Image.new("RGB", (max(row.width for row in rows), sum(row.height + GAP for row in rows) - GAP), PAPER)
     top = 0
     for row in rows:
