@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from tests.forking import ForkServer
 from tests.minihub import MiniHub
 from tests.packaged import built
 from tests.packaged import installed
+from tests.support import ROOT
 
 pytestmark = [
     pytest.mark.xdist_group("packaging"),
@@ -115,32 +118,63 @@ def work(tmp_path_factory):
     return work
 
 
-def test_the_five_lines_from_an_empty_folder(work):
+@pytest.fixture(scope="module")
+def hub():
     with MiniHub() as hub:
-        own = dict(HF_ENDPOINT=hub.url, HF_HOME=str(work / "home"), HF_TOKEN=hub.token(), HF_HUB_DISABLE_XET="1")
-        preload = f"PLACE = {str(installed())!r}\n{PRELOAD}"
-        server = ForkServer(preload, work, alone(**own), "-P")
+        yield hub
 
-        def call(*words: str) -> str:
-            done = server.call("sys.argv.insert(0, 'vit-custom'); vit_custom.main()", words)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert "Traceback" not in done.stderr
-            return done.stdout + done.stderr
 
-        said = call("train", "--data", "my/pictures", "--from", "theirs", "--num_train_epochs", "2")
-        assert "theirs is a transformers-vit checkpoint, converted to runs/converted/theirs-" in said
-        assert "Task: image-classification" in said
-        assert "images of my/pictures" in call("evaluate", "runs/pictures")
-        said = call("predict", "runs/pictures", "photo.png", "my/pictures/o*/*.png", "broken.png", "--output", "told")
-        answers = json.loads((work / "told/predictions.json").read_text())
-        ones = sorted(str(path) for path in (work / "my/pictures/one").iterdir())
-        assert [one["file"] for one in answers] == ["photo.png", *(str(Path(one).relative_to(work)) for one in ones)]
-        assert "broken.png cannot be decoded: it is no image" in said
-        call("push", "runs/pictures", "alice/pictures", "--license", "mit")
-        theirs = server.call(STRANGER, ["alice/pictures", "photo.png"])
-        assert theirs.returncode == 0, theirs.stderr
-        found = [(one["label"], round(one["score"], 4)) for one in eval(theirs.stdout)]
-        assert found == [(one["label"], round(one["score"], 4)) for one in answers[0]["answers"]]
+@pytest.fixture(scope="module")
+def server(hub, work):
+    """Forks of a process that has imported the installed package."""
+    own = dict(HF_ENDPOINT=hub.url, HF_HOME=str(work / "home"), HF_TOKEN=hub.token(), HF_HUB_DISABLE_XET="1")
+    return ForkServer(f"PLACE = {str(installed())!r}\n{PRELOAD}", work, alone(**own), "-P")
+
+
+@pytest.fixture(scope="module")
+def call(server):
+    def call(*words: str) -> str:
+        done = server.call("sys.argv.insert(0, 'vit-custom'); vit_custom.main()", words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    return call
+
+
+def test_the_five_lines_from_an_empty_folder(work, server, call):
+    said = call("train", "--data", "my/pictures", "--from", "theirs", "--num_train_epochs", "2")
+    assert "theirs is a transformers-vit checkpoint, converted to runs/converted/theirs-" in said
+    assert "`dataset: my/pictures` has 4 folders of pictures" in said
+    assert "images of my/pictures" in call("evaluate", "runs/pictures")
+    said = call("predict", "runs/pictures", "photo.png", "my/pictures/o*/*.png", "broken.png", "--output", "told")
+    answers = json.loads((work / "told/predictions.json").read_text())
+    ones = sorted(str(path) for path in (work / "my/pictures/one").iterdir())
+    assert [one["file"] for one in answers] == ["photo.png", *(str(Path(one).relative_to(work)) for one in ones)]
+    assert "broken.png cannot be decoded: it is no image" in said
+    call("push", "runs/pictures", "alice/pictures", "--license", "mit")
+    theirs = server.call(STRANGER, ["alice/pictures", "photo.png"])
+    assert theirs.returncode == 0, theirs.stderr
+    found = [(one["label"], round(one["score"], 4)) for one in eval(theirs.stdout)]
+    assert found == [(one["label"], round(one["score"], 4)) for one in answers[0]["answers"]]
+
+
+def test_the_page_about_ones_own_pictures_runs(work, server, call):
+    page = (ROOT / "docs/own_pictures.md").read_text()
+    blocks = re.findall(r"```(python|bash)\n(.*?)```", page, flags=re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "bash", "bash", "bash", "bash", "python"]
+    for kind, code in blocks:
+        if kind == "bash":
+            for line in code.splitlines():
+                name, *words = shlex.split(line)
+                assert name == "vit-custom"
+                call(*words)
+            continue
+        hidden = 'import sys; sys.modules["modeling_vit_custom"] = None\n' if "trust_remote_code" in code else ""
+        done = server.call(hidden + code)
+        assert done.returncode == 0, done.stderr
+    assert re.search(r"'label': '\d', 'score'", done.stdout)
+    assert (work / "seen/3.attention.png").is_file()
 
 
 def test_presets_are_those_of_the_checkout():

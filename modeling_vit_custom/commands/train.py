@@ -2,6 +2,7 @@
 
     vit-custom train --data my/pictures --from CHECKPOINT
     vit-custom train --data my/pictures --preset deit_tiny_patch16_224 --num_train_epochs 100
+    vit-custom train quickstart
     vit-custom train recipe.yaml --seed 1 --config_overrides.depths '[8]'
     vit-custom train recipe.yaml --save_steps 100 --resume_from_checkpoint
     accelerate launch -m vit_custom train recipe.yaml
@@ -55,7 +56,7 @@ KEYS = "training/recipe_keys.txt"  # more options, by `python -m modeling_vit_cu
 
 @dataclass
 class Options:
-    recipe: Path | None = argument("a YAML file, in place of --data", default=None)
+    recipe: Path | None = argument("a YAML file or `quickstart`, in place of --data", default=None)
     data: str | None = option(None, "pictures to learn from: a folder, files, a table or a name on the Hub")
     start: str | None = option(None, "a checkpoint to begin from: a folder, a file or a Hub id", names=["--from"])
     overwrite: bool = option(False, "replace the result of a run that ended")
@@ -70,7 +71,7 @@ class Options:
 def main(options: Options) -> Path:
     splits = None
     if options.recipe is not None:
-        recipe = read_recipe(options.recipe, options.words())
+        recipe = read_recipe(recipe_file(options.recipe), options.words())
     else:
         recipe, splits = recipe_from_data(options.words())
     name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
@@ -98,6 +99,12 @@ def main(options: Options) -> Path:
         print(f"of a trivial answer: {trained.baseline[task]:.4f}; {trained.seconds:.0f} s.")
         print(f"The checkpoint, ready for the Hub: {folder / 'checkpoint'}")
     return folder
+
+
+def recipe_file(path: Path) -> Path:
+    """A file, or by its name a recipe that comes with the package: `quickstart`."""
+    known = shipped("recipes") / f"{path}.yaml"
+    return known if known.is_file() and not path.exists() else path
 
 
 def begun(recipe: Recipe, place: Path) -> dict[str, Any]:
