@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 # number of cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help setup quickstart data test check pytest test-oldest test-matrix results speed training-speed threads learning compare clean
+.PHONY: help setup quickstart data test check pytest test-oldest test-matrix docs results speed training-speed threads learning compare clean
 
 help:
 	@echo "make quickstart   train a small Vision Transformer on real digits, save it for the Hub, load it as a stranger"
@@ -18,6 +18,7 @@ help:
 	@echo "make test         format, lint, types, transformers' linter and all tests, on the newest tested versions"
 	@echo "make test-oldest  all tests on the oldest supported versions, in an environment of its own"
 	@echo "make test-matrix  parity at real size, every head on every backbone, every supported version: two hours"
+	@echo "make docs         the site of docs/ into .cache/site, every warning an error"
 	@echo "make speed        members beside transformers' and timm's models, timed in turns, into docs/speed.md"
 	@echo "make results      measure what the README claims, and write it there and into docs/results.md"
 	@echo "make training-speed  Trainer beside a bare loop, pictures prepared beside pictures trained on, into docs/training_speed.md"
@@ -88,6 +89,15 @@ test-matrix: setup $(OLDEST)/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m full_size --record-killed tests/test_training_checkpoints.py $(ARGS)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m full_size --record-versions tests/test_versions.py $(ARGS)
 
+# The pages as a site; in an environment of its own, which reads the package and does not import it.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build
+
+.venv-docs/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check mkdocs-material 'mkdocstrings[python]'
+	@touch $@
+
 # Members beside transformers' and timm's models, taking turns; into docs/speed.md. The machine should be idle.
 speed: setup
 	$(BIN)/python scripts/benchmark.py
@@ -113,4 +123,4 @@ learning: setup
 	$(BIN)/python scripts/learn.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .cache runs
+	rm -rf $(VENV) $(OLDEST) .venv-docs .cache runs

@@ -97,7 +97,7 @@ class ViTCustomConfig(ConfigPresets, HeadFields, OwnFolders, BackboneConfigMixin
         head_hidden_act (`str`): its activation, `"tanh"` in the original's pre-training head.
         problem_type (`str`, *optional*): the loss: `"single_label_classification"`, `"multi_label_classification"`,
             `"soft_label_classification"` (cross entropy with probabilities, as Mixup makes them) or `"regression"`.
-        decoder_*, mask_ratio and other fields of the heads: see configuration_heads.py.
+        decoder_hidden_size (`int`): of a head, as all `decoder_*`, `mask_ratio` and others of configuration_heads.py.
         out_features (`list[str]`), out_indices (`list[int]`): feature maps of a backbone, of `stage_names`; the last.
 
     Raises:

@@ -5,9 +5,11 @@ import dataclasses
 import io
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from modeling_vit_custom.training.recipe import DataArguments
 from modeling_vit_custom.training.recipe import ModelArguments
@@ -81,3 +83,23 @@ def test_every_make_target_that_is_named_exists():
     named = {name for page in pages for name in re.findall(r"`?make ([\w-]+)", page)}
     assert {"quickstart", "test"} <= named
     assert named - set(targets) <= {"it"}, os.linesep.join(sorted(named))
+
+
+def test_the_site_has_every_page_once():
+    settings = yaml.safe_load(re.sub(r"^(\s*)#.*$", "", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
+    pages = [page for part in settings["nav"] for value in part.values() for page in pages_of(value)]
+    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    assert settings["strict"] is True
+
+
+def pages_of(value) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [page for part in value for inner in part.values() for page in pages_of(inner)]
+
+
+def test_the_reference_names_what_is_there():
+    for page in ("configuration.md", "reference.md"):
+        for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE):
+            module, _, last = name.rpartition(".")
+            assert (getattr(import_module(module), last).__doc__ or "").strip(), name
