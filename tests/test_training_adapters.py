@@ -192,7 +192,9 @@ def test_a_module_that_is_not_there_is_refused_with_the_nearest(setting, wrong, 
 
 def test_without_peft_a_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(RuntimeError, match="pip install peft"):
+    with pytest.raises(
+        ImportError, match=r"Adapters need peft, which is not installed: pip install 'modeling-vit-custom\[lora\]'"
+    ):
         add_lora(make("classification", "vit"), {})
 
 

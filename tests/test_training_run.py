@@ -136,7 +136,7 @@ def test_a_checkpoint_goes_on_with_other_classes(recipe, folder, tmp_path, capsy
         (["--repeated_augmentation", "3", "--streaming"], "a stream gives each image once"),
         (["--config_overrides.depht", "3"], "unknown key `depht`: did you mean `depths`"),
         (["--mix.mixup_alpha", "0.1", "--label_smoothing_factor", "0.1"], "which Trainer leaves out"),
-        (["--task", "image-segmentation", "--repeated_augmentation", "2"], "needs mask, objects"),
+        (["--task", "image-segmentation", "--repeated_augmentation", "2"], "needs mask, which"),
     ],
 )
 def test_what_would_be_without_effect_is_refused(recipe, tmp_path, words, sentence):
