@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from datasets import ClassLabel
@@ -112,7 +113,8 @@ def several_classes(splits: Splits, features: Features, columns: Columns, datase
             "`label_separator`, or several columns of 0 and 1 by `label_columns`."
         )
     if is_text and columns.separator is None:
-        example = next((row[column] for row in first(splits).select_columns([column]).take(50) if row[column]), "")
+        rows = islice(first(splits).select_columns([column]), 50)
+        example = next((row[column] for row in rows if row[column]), "")
         raise ValueError(
             f"`label_column: {column}` holds texts, such as {example!r}: write what separates their classes, as in "
             "`label_separator: ';'`."
