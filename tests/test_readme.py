@@ -103,3 +103,11 @@ def test_the_reference_names_what_is_there():
         for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / page).read_text(), flags=re.MULTILINE):
             module, _, last = name.rpartition(".")
             assert (getattr(import_module(module), last).__doc__ or "").strip(), name
+
+
+def test_the_errors_that_are_explained_are_those_of_the_code():
+    source = "\n".join(path.read_text() for path in (ROOT / "modeling_vit_custom").rglob("*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # a sentence over several lines
+    told = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/errors.md").read_text(), flags=re.MULTILINE)
+    assert len(told) > 15
+    assert [sentence for sentence in told if sentence not in source] == []
