@@ -28,6 +28,7 @@ from modeling_vit_custom.commands.starting_point import starting_point
 from modeling_vit_custom.training import TASKS
 from modeling_vit_custom.training import read_recipe
 from scripts import train
+from tests.forking import in_two_processes
 from tests.minihub import MiniHub
 from tests.support import ROOT
 from tests.support import tiny
@@ -155,8 +156,18 @@ def test_a_batch_fits_half_of_the_free_memory_and_its_size_stays(gibibytes, monk
     assert batch == 1 or needed <= gibibytes * 2**29
 
 
-def converted_names(folder):
-    return json.loads((folder / "source.json").read_text())["source"]
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_a_batch(processes):
+    made = choose("image-classification", CONFIG, 224, 5000, tuned=True, processes=processes)
+    assert made["per_device_train_batch_size"].value * processes == choosing.TUNED_BATCH
+
+
+def test_two_processes_convert_the_checkpoint_once_and_end(here):
+    words = ["--data", f"{here}/my/pictures", "--from", f"{here}/theirs", "--output_dir", f"{here}/runs/two"]
+    done = in_two_processes("scripts.train", "main", [*words, "--max_steps", "2", "--disable_tqdm"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("converted to") == done.stdout.count("the task is") == 1
+    assert hashes(here / "runs/two")
 
 
 def test_any_checkpoint_is_a_beginning(here, capsys):

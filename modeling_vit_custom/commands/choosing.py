@@ -47,7 +47,9 @@ def epochs_for(num_images: int, tuned: bool, task: str, accelerated: bool) -> in
     return max(3, round(epochs))
 
 
-def choose(task: str, config: Any, image_size: Any, num_images: int, tuned: bool) -> dict[str, Chosen]:
+def choose(
+    task: str, config: Any, image_size: Any, num_images: int, tuned: bool, processes: int = 1
+) -> dict[str, Chosen]:
     """-> a recipe's key -> what it becomes and why.
 
     Args:
@@ -55,12 +57,14 @@ def choose(task: str, config: Any, image_size: Any, num_images: int, tuned: bool
         image_size: of the pictures that it is given.
         num_images: to train on.
         tuned: it begins from a checkpoint, for a task with a head of its own.
+        processes: that share a batch.
     """
     accelerated = torch.accelerator.is_available()
     vision = getattr(config, "vision_config", config)
     batch = TUNED_BATCH if tuned else SCRATCH_BATCH
     while batch > 8 and num_images < 16 * batch:  # an epoch has 16 steps or more
         batch //= 2
+    batch = max(1, batch // processes)
     fits = largest_batch(vision, image_size, batch)
     at_once = f"on {'the accelerator' if accelerated else 'this CPU'}"
     made = {

@@ -1,5 +1,6 @@
 """A recipe for data that came without one: the task by what is found, the rest by the data and the machine."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -62,10 +63,10 @@ def recipe_from_data(words: list[str]) -> tuple[Recipe, Any]:
     if given.get("class_weights") or given.get("problem_type", SINGLE) != SINGLE:
         base.pop("label_smoothing_factor", None)  # Trainer's is for one class an image, all of one weight
     first = read_recipe(path, words, base)
-    with first.training.main_process_first(desc="reading the data"):
-        splits = load_data(first)
     place = Path(str(first.training.output_dir)).parent / CONVERTED
-    chosen = {} if first.data.streaming else chosen_for(first, splits, place)
+    with first.training.main_process_first(desc="reading the data and the checkpoint"):
+        splits = load_data(first)
+        chosen = {} if first.data.streaming else chosen_for(first, splits, place)
     replaced = {*given, *(["num_train_epochs"] if "max_steps" in given else [])}
     taken = {key: one for key, one in chosen.items() if key not in replaced}
     recipe = read_recipe(path, words, base | {key: one.value for key, one in taken.items()})
@@ -91,7 +92,8 @@ def found_task(given: dict[str, Any]) -> str:
     if any(given.get(key) for key in OF_CLASSES) or files or dataset in DATASETS:
         return CLASSES
     found = find_layout(dataset)
-    print(found.sentence(dataset))
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(found.sentence(dataset))
     return found.task
 
 
@@ -117,7 +119,7 @@ def chosen_for(recipe: Recipe, splits: Any, place: Path) -> dict[str, Chosen]:
     vision = getattr(config, "vision_config", config)
     size = asked or seen or vision.image_size
     tuned = bool(model.init_from) and model.task not in UNLABELLED
-    return choose(model.task, vision, size, len(splits["train"]), tuned)
+    return choose(model.task, vision, size, len(splits["train"]), tuned, recipe.training.world_size)
 
 
 def task_config(kind: Any, model: ModelArguments) -> Any:
