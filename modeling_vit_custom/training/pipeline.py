@@ -31,6 +31,8 @@ from .kept_processor import made_size
 from .mixing import Mix
 from .mixing import MixPixels
 from .mixing import soft_cross_entropy
+from .moving import AugmentedScenes
+from .moving import MovingTogether
 from .recipe import Recipe
 from .recipe import meant
 from .recipe import refuse_unknown
@@ -73,21 +75,24 @@ def make_pipeline(recipe: Recipe, task: Task, splits: Any, config: Any, processo
         what = f"`task: {task.name}`" if problem is None else f"`problem_type: {NUMBERS}`"
         raise ValueError(f"{recipe.path} sets `class_weights`, which {what} cannot have: leave it out.")
     if not task.only_images:
-        settings = dict(augmentation=data.augmentation, mix=data.mix, streaming=data.streaming)
-        settings |= dict(repeated_augmentation=data.repeated_augmentation > 1, distillation=recipe.model.distillation)
+        settings = dict(mix=data.mix, streaming=data.streaming, distillation=recipe.model.distillation)
+        settings |= dict(repeated_augmentation=data.repeated_augmentation > 1)
         for key in (key for key, value in settings.items() if value):
             raise ValueError(
                 f"{recipe.path} sets `{key}`, which `task: {task.name}` cannot have yet, for what is to be found would "
                 "have to move with the pixels: leave it out."
             )
-        return Pipeline(Numbered(splits["train"]), Numbered(splits["test"]), collate)
+        train: Any = Numbered(splits["train"])
+        if data.augmentation:
+            train = AugmentedScenes(splits["train"], moving(recipe, config, processor), seed)
+        return Pipeline(train, Numbered(splits["test"]), collate)
     image_processor = getattr(processor, "image_processor", processor)
     prepared = Prepared(splits["test"], image_processor)
     transform = augment(recipe, config, image_processor) if data.augmentation else prepared.prepare
     if data.streaming:
         args = recipe.training
         block = args.train_batch_size * args.world_size  # so that workers leave the batches as one process makes them
-        train: Any = NumberedStream(
+        train = NumberedStream(
             splits["train"], transform, seed, data.shuffle_buffer, corrupt=data.corrupt_images, block=block
         )
     else:
@@ -167,6 +172,12 @@ def augment(recipe: Recipe, config: Any, image_processor: Any) -> Callable:
     if recipe.model.init_from and image_processor.resample in filters:
         settings = {"interpolation": filters[image_processor.resample], **settings}
     return make_transform(size, settings, fill=normalise.fill)
+
+
+def moving(recipe: Recipe, config: Any, image_processor: Any) -> MovingTogether:
+    size = made_size(image_processor) or pair(config.image_size)
+    fill = Normalise.of(image_processor).fill
+    return MovingTogether(size, recipe.data.augmentation, fill, config.semantic_loss_ignore_index)
 
 
 def teacher_step(recipe: Recipe, splits: Any, config: Any, prepared: Prepared) -> Callable:

@@ -66,7 +66,7 @@ class DataArguments:
     streaming: bool = field(default=False, metadata={"help": "read while training; needs `max_steps`"})
     shuffle_buffer: int = field(default=1000, metadata={"help": "of a stream, from which rows are drawn"})
     fast_seek: bool = field(default=False, metadata={"help": "resume a stream without reading again what it gave"})
-    augmentation: dict = field(default_factory=dict, metadata={"help": "policy, crop, flip, erasing ..."})
+    augmentation: dict = field(default_factory=dict, metadata={"help": "policy, crop, flip, erasing, scale_jitter ..."})
     mix: dict = field(default_factory=dict, metadata={"help": "mixup_alpha, cutmix_alpha, label_smoothing ..."})
     repeated_augmentation: int = field(default=1, metadata={"help": "copies of an image that follow each other"})
     num_examples: int = field(default=10, metadata={"help": "held-out images kept beside the checkpoint, at most 25"})
