@@ -146,9 +146,10 @@ def test_table_json_and_csv_say_the_same(classifier, photos, capsys):
 
 def test_files_are_written_and_two_pictures_of_one_name_both(classifier, photos):
     (photos / "more/photo.png").write_bytes((photos / "more/RGB.png").read_bytes())
-    found = predict.main([classifier, "photo.jpg", "more/photo.png", "--output", "told"])
+    (photos / "photo-2.png").write_bytes((photos / "more/L.png").read_bytes())
+    found = predict.main([classifier, "photo.jpg", "more/photo.png", "photo-2.png", "--output", "told"])
     names = {path.name for path in (photos / "told").iterdir()}
-    assert names == {"photo.png", "photo-2.png", "predictions.json", "predictions.csv"}
+    assert names == {"photo.png", "photo-2.png", "photo-2-2.png", "predictions.json", "predictions.csv"}
     assert json.loads((photos / "told/predictions.json").read_text()) == found
 
 

@@ -95,6 +95,15 @@ def test_what_is_given_counts_whatever_would_be_chosen(here):
     assert not (here / "elsewhere/converted").exists()  # ours is read as it is
 
 
+def test_a_result_is_kept_before_anything_is_read(here, monkeypatch):
+    (here / "runs/pictures").mkdir(parents=True)
+    (here / "runs/pictures/metrics.json").write_text("{}")
+    monkeypatch.setattr("modeling_vit_custom.commands.from_data.load_data", None)
+    with pytest.raises(FileExistsError, match="holds the result of a run that ended: add --overwrite"):
+        train.main(["--data", "my/pictures", "--from", "theirs"])
+    assert not (here / "runs/converted").exists()
+
+
 def test_new_weights_for_few_pictures_come_with_a_warning_before_they_begin(here, capsys, monkeypatch):
     def stopped(recipe, splits):
         raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """What pip installs: every file, the command, and the five lines of the README from an empty folder."""
 
+import ast
 import json
 import os
 import re
@@ -155,7 +156,7 @@ def test_the_five_lines_from_an_empty_folder(work, server, call):
     call("push", "runs/pictures", "alice/pictures", "--license", "mit")
     theirs = server.call(STRANGER, ["alice/pictures", "photo.png"])
     assert theirs.returncode == 0, theirs.stderr
-    found = [(one["label"], round(one["score"], 4)) for one in eval(theirs.stdout)]
+    found = [(one["label"], round(one["score"], 4)) for one in ast.literal_eval(theirs.stdout)]
     assert found == [(one["label"], round(one["score"], 4)) for one in answers[0]["answers"]]
 
 

@@ -60,11 +60,14 @@ class Classes(Answers):
         return [self.ranked(logits) for logits in outputs.logits.float().cpu()]
 
     def ranked(self, logits: torch.Tensor) -> list[Record]:
-        """(L) -> the first `top_k`, or all numbers of a regression."""
+        """(L) -> the surest classes, or all numbers of a regression."""
         kind = self.model.config.problem_type
         if kind == "regression":
             return [dict(label=name, score=value) for name, value in zip(self.names, logits.tolist(), strict=True)]
-        shares = logits.sigmoid() if kind == "multi_label_classification" else logits.softmax(-1)
+        return self.best(logits.sigmoid() if kind == "multi_label_classification" else logits.softmax(-1))
+
+    def best(self, shares: torch.Tensor) -> list[Record]:
+        """(L) -> the first `top_k`."""
         best = shares.topk(min(self.settings.top_k, len(shares)))
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [dict(label=self.names[index], score=share) for share, index in pairs]
@@ -89,12 +92,7 @@ class Texts(Classes):
         return {"pixel_values": pixel_values, **self.tokens}
 
     def records(self, outputs, images):
-        return [self.ranked(logits) for logits in outputs.logits_per_image.float().cpu()]
-
-    def ranked(self, logits):
-        best = logits.softmax(-1).topk(min(self.settings.top_k, len(logits)))
-        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        return [dict(label=self.names[index], score=share) for share, index in pairs]
+        return [self.best(logits.softmax(-1)) for logits in outputs.logits_per_image.float().cpu()]
 
 
 class Masks(Answers):

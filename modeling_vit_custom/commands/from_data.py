@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ OF_CLASSES = ("label_column", "label_columns", "problem_type", "class_weights")
 UNLABELLED = ("masked-image-modeling", "pre-training")
 
 
-def recipe_from_data(words: list[str]) -> tuple[Recipe, Any]:
+def recipe_from_data(words: list[str], refuse: Callable[[Recipe], None]) -> tuple[Recipe, Any]:
     """Keys of recipes and values -> the recipe with all that was chosen, and its data.
+
+    Args:
+        refuse: raises where the run may not begin, before data and checkpoint are read.
 
     Raises:
         ValueError: no data, nothing to begin from, or what `read_recipe`, `load_data` and `starting_point` refuse.
@@ -63,6 +67,7 @@ def recipe_from_data(words: list[str]) -> tuple[Recipe, Any]:
     if given.get("class_weights") or given.get("problem_type", SINGLE) != SINGLE:
         base.pop("label_smoothing_factor", None)  # Trainer's is for one class an image, all of one weight
     first = read_recipe(path, words, base)
+    refuse(first)
     place = Path(str(first.training.output_dir)).parent / CONVERTED
     with first.training.main_process_first(desc="reading the data and the checkpoint"):
         splits = load_data(first)

@@ -72,7 +72,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         output.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     broken: list[str] = []
-    names = names_in(output, paths)
+    names = names_of(paths)
     for some in batches(tqdm(paths, unit="picture", disable=None), answers, options.batch_size, broken):
         for path, image, records in answered(some, answers):
             found.append(dict(file=str(path), answers=records))
@@ -119,13 +119,17 @@ def pictures_of(options: Options) -> list[Path]:
     return list(found)
 
 
-def names_in(output: Path | None, paths: Sequence[Path]) -> dict[Path, str]:
+def names_of(paths: Sequence[Path]) -> dict[Path, str]:
     """Names of what is written for each picture: its own, with a number where two are alike."""
-    counts: dict[str, int] = {}
-    names = {}
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
     for path in paths:
-        counts[path.stem] = number = counts.get(path.stem, 0) + 1
-        names[path] = path.stem if number == 1 else f"{path.stem}-{number}"
+        name, number = path.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{path.stem}-{number}"
+        taken.add(name)
+        names[path] = name
     return names
 
 

@@ -1,6 +1,5 @@
 """`--from` anything: a checkpoint of this package as it is, one of transformers or timm converted on the way."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,14 @@ from huggingface_hub import constants
 from huggingface_hub import hf_hub_download
 
 from ..conversion import convert
+from ..conversion.reading import COMMIT
 from ..conversion.reading import read_json
 from ..conversion.reading import sha256
 from ..conversion.reading import weight_files
 from ..training.naming import inside_run
+from ..training.starting import HUB_NAME
 
 OURS = ("vit_custom", "vit_custom_dual_encoder")
-HUB_NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?")
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def starting_point(name: str, place: Path) -> tuple[str, str]:

@@ -69,17 +69,20 @@ class Options:
 
 
 def main(options: Options) -> Path:
+    def refuse(recipe: Recipe):
+        folder = Path(str(recipe.training.output_dir))
+        refuse_to_forget(folder, unfinished_of(folder), recipe.training.resume_from_checkpoint, options.overwrite)
+        refuse_strangers(folder, recipe.path.stem)
+
     splits = None
     if options.recipe is not None:
         recipe = read_recipe(recipe_file(options.recipe), options.words())
+        refuse(recipe)
     else:
-        recipe, splits = recipe_from_data(options.words())
+        recipe, splits = recipe_from_data(options.words(), refuse)
     name, folder = recipe.path.stem, Path(str(recipe.training.output_dir))
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished = unfinished_of(folder)
     main_process = recipe.training.process_index == 0
-    chosen: Any = recipe.training.resume_from_checkpoint  # True: the last
-    refuse_to_forget(folder, unfinished, chosen, options.overwrite)
-    refuse_strangers(folder, name)
     resolved = begun(recipe, folder.parent / CONVERTED)
     recipe.training.output_dir = str(unfinished)
     try:
@@ -119,7 +122,15 @@ def begun(recipe: Recipe, place: Path) -> dict[str, Any]:
     return recipe.resolved()
 
 
-def refuse_to_forget(folder: Path, unfinished: Path, chosen: str | bool | None, overwrite: bool):
+def unfinished_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.unfinished")
+
+
+def refuse_to_forget(folder: Path, unfinished: Path, chosen: Any, overwrite: bool):
+    """
+    Args:
+        chosen: the checkpoint to resume from; True: the last.
+    """
     there = next(path for path in (unfinished, *unfinished.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise NotADirectoryError(f"{unfinished} cannot be written, because of {there}: set another `output_dir`.")
